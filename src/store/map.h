@@ -1,0 +1,97 @@
+/*
+ * map.h - where each chunk of an image is: a radix tree of nodes in the metadata store
+ *
+ * Fan-out 256.  Level 0 nodes (leaves) hold 256 map entries = 1 MiB of image; inner nodes hold 256
+ * child node ids, 0 = all hole.  Height grows as needed (16 TiB: 4 levels).  Each node carries its
+ * birth txg: a node born at or before the image's snap_epoch is shared with a snapshot and is copied
+ * on write, others are updated in place (SQLite's WAL gives atomicity).
+ *
+ * Node blob, checked on every read (-EIO when it is damaged, logged with node id and image):
+ * version, kind, level, birth txg, xxh3-64 seeded with the node id, then the payload: leaves as
+ * runs (hole n; zero n; data n: first location, consecutive slots, n packed 12-bit checks) or raw
+ * when that is smaller; inner nodes as id list with a bitmap of present children.  FORMAT.md.
+ *
+ * RAM: decoded nodes in a cache bounded by map_bytes (clean ones are evicted, CLOCK); dirty ones
+ * stay until map_txg_committed().
+ *
+ * Threads: map_get, map_next, map_walk from any thread; everything that changes the maps by the txg
+ * thread alone.  Readers see a change as soon as it is made (the overlay's frozen group hides it
+ * until it is committed, and a repeated transaction makes the same changes again).
+ */
+#pragma once
+
+#include "store/ports.h"
+
+struct maps; /* the node cache of one store */
+struct map;  /* one image's tree */
+
+int maps_create(struct meta *meta, uint64_t limit_bytes, uint64_t next_node, struct maps **ret_maps) MUST_CHECK;
+void maps_free(struct maps *ms);
+
+/* Opens the tree of an image (image_get; a missing row is an empty image). */
+int map_open(struct maps *ms, uint64_t image, struct map **ret_map) MUST_CHECK;
+void map_close(struct map *m); /* not while dirty */
+/* Copies the counters and root as they are now (uncommitted changes included). */
+void map_row(struct map *m, struct image_row *ret_row);
+
+/* Entries of chunks [first, first+n), all within one leaf. */
+int map_get(struct map *m, uint64_t first, unsigned n, uint64_t *ret_entries) MUST_CHECK;
+/*
+ * The first chunk >= first whose entry is a hole (hole) or not a hole (!hole); IMAGE_CHUNKS_MAX when
+ * there is none (there is always a hole past the end of the tree).
+ */
+int map_next(struct map *m, uint64_t first, bool hole, uint64_t *ret_chunk) MUST_CHECK;
+
+/* --- txg thread only --- */
+/*
+ * Called for each data entry that a change puts into a map (*for the collector's barrier*), and for
+ * each data entry that a change takes out (dead estimate).  May be NULL.
+ */
+typedef void map_entry_fn(void *arg, uint64_t entry);
+void maps_set_observer(struct maps *ms, map_entry_fn *added, map_entry_fn *dropped, void *arg);
+
+/* Sets entries of chunks [first, first+n), all within one leaf; slots of entries[] that are
+ * MAP_KEEP stay as they are. */
+#define MAP_KEEP 1ull /* not a valid entry: state 1 */
+int map_set(struct map *m, uint64_t first, unsigned n, const uint64_t *entries) MUST_CHECK;
+/* Makes [first, last) holes or zeros; drops whole subtrees (does not read them more than needed
+ * for the counters). */
+int map_fill(struct map *m, uint64_t first, uint64_t last, enum entry_state state) MUST_CHECK;
+/* Forgets all content: root 0. */
+void map_clear(struct map *m);
+/*
+ * Writes dirty nodes and image rows, deletes dropped nodes, inside the transaction that the caller
+ * began.  txg becomes the birth of nodes created since the last commit.
+ * Can be repeated after a rollback.
+ */
+int maps_txg_write(struct maps *ms, uint64_t txg) MUST_CHECK;
+void maps_txg_committed(struct maps *ms);
+uint64_t maps_next_node(struct maps *ms);
+
+/* --- any thread --- */
+/*
+ * Visits every leaf of the tree as it is now; does not disturb the cache's replacement.  Nodes
+ * replaced meanwhile are seen in the old or new form.  node_fn for each node id (may be NULL; a
+ * return of 1 skips what is below it, as when a shared subtree has been seen), leaf_fn with the
+ * leaf's first chunk and its 256 entries.  Negative returns stop and are returned.
+ */
+typedef int map_node_fn(void *arg, uint64_t node, unsigned level);
+typedef int map_leaf_fn(void *arg, uint64_t first_chunk, const uint64_t entries[LEAF_CHUNKS]);
+int map_walk(struct map *m, map_node_fn *node_fn, map_leaf_fn *leaf_fn, void *arg) MUST_CHECK;
+
+struct maps_stats {
+	uint64_t bytes, limit_bytes, dirty_nodes;
+};
+void maps_stats_get(struct maps *ms, struct maps_stats *ret_stats);
+
+/* The blob codec, also used by check and the fuzz target.  Either pointer array form: for a leaf
+ * values are entries, for an inner node child ids. */
+struct map_node {
+	unsigned level; /* 0: leaf */
+	uint64_t birth_txg;
+	uint64_t values[LEAF_CHUNKS];
+};
+/* buf holds NODE_BLOB_MAX; returns the length. */
+size_t map_node_encode(const struct map_node *n, uint64_t id, uint8_t *buf);
+/* -EUCLEAN: damaged, or not node id's blob. */
+int map_node_decode(const void *blob, size_t len, uint64_t id, struct map_node *ret_node) MUST_CHECK;
