@@ -23,7 +23,7 @@ struct posix_io {
 
 struct posix_file {
 	struct io_file base;
-	int fd;
+	int fd = -1;
 };
 
 static struct posix_io *posix_of(struct io *io)
@@ -149,7 +149,7 @@ static int posix_open_dir(struct io *io, const char *name, int *ret_fd)
 
 static int posix_sync_dir(struct io *io, const char *name)
 {
-	int fd;
+	int fd = -1;
 	int r = posix_open_dir(io, name, &fd);
 
 	if (r < 0)
@@ -170,7 +170,7 @@ static bool entry_is_dir(int dir_fd, const struct dirent *de)
 
 static int posix_list(struct io *io, const char *name, io_list_fn *fn, void *arg)
 {
-	int fd;
+	int fd = -1;
 	int r = posix_open_dir(io, name, &fd);
 
 	if (r < 0)
