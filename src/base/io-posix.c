@@ -5,10 +5,10 @@
  * working when something is mounted over its path.  IO_DIRECT falls back to buffered I/O where the
  * medium has no O_DIRECT.
  */
-#define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -23,7 +23,7 @@ struct posix_io {
 
 struct posix_file {
 	struct io_file base;
-	int fd = -1;
+	int fd;
 };
 
 static struct posix_io *posix_of(struct io *io)
