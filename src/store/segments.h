@@ -91,6 +91,11 @@ int segments_hashes(struct segments *ss, uint64_t segment, struct hash128 *ret_h
 /* Ids above `after` in order, up to cap; returns how many. */
 unsigned segments_list(struct segments *ss, uint64_t after, struct segment_row *ret_rows, unsigned cap);
 bool segments_exists(struct segments *ss, uint64_t segment);
+/*
+ * May this slot be referred to: it is assigned, was not given up by an abort, and was not left out
+ * by a rewrite.  Cheap for segments never rewritten; else may load the slot table.
+ */
+bool segments_present(struct segments *ss, uint64_t loc);
 
 /* --- space: the collector, one thread --- */
 /* One bit a slot. */
