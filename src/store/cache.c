@@ -9,16 +9,15 @@
  * it, even though the hash does not fill the shards evenly.
  *
  * Neighbours.  A guest that reads a megabyte asks for 256 locations that mostly follow each other.
- *So RUN_SLOTS consecutive locations go to one shard and to one cache line of chain heads; as they
- * are also inserted together, their entries and their chunks lie side by side.  Within the
- * line, a location takes a place that the hash permutes: otherwise a guest that touches only every
+ * So RUN_SLOTS consecutive locations go to one shard and to one cache line of chain heads; as they
+ * are also inserted together, their entries and their chunks lie side by side.  Within the line, a
+ * location takes a place that the hash permutes: otherwise a guest that touches only every
  * sixteenth chunk would use one chain in sixteen.
  *
  * Locks.  A shard's lock guards its queues, chains, ghosts, free list and the entries of its slots,
  * except `refs`.  It is never held together with another, nor over the copy of a chunk (which may
- *fault and zero a huge page).  refs grows only under the lock and shrinks without it, so a slot
- *that has refs
- * == 0 under the lock stays unreferenced until the lock is dropped; the acquire load there pairs
+ * fault and zero a huge page).  refs grows only under the lock and shrinks without it, so a slot
+ * seen unreferenced under the lock stays so until the lock is dropped; the acquire load there pairs
  * with the release in cache_release(): the reader is done before the slot is overwritten.
  *
  *	slot is          loc    in chain  in queue  may be taken
@@ -29,11 +28,11 @@
  *	dropped          0      no        yes       by eviction, when refs == 0
  *
  * Replacement is S3-FIFO: new chunks enter `small` (a tenth); there they are either asked for twice
- *and go to `main`, or leave, and are remembered in the ghost table.  A chunk that comes back while
- *its ghost is there goes to main at once.  Main is a CLOCK with two bits.  A long scan therefore
- *only passes through the small queue.  The ghosts are 32-bit fingerprints in buckets of a cache
- *line, the oldest of the bucket replaced: as many as main has slots, which is what the paper asks
- *for; a false match costs nothing but a place in main.
+ * and go to `main`, or leave, and are remembered in the ghost table.  A chunk that comes back while
+ * its ghost is there goes to main at once.  Main is a CLOCK with two bits.  A long scan therefore
+ * only passes through the small queue.  The ghosts are 32-bit fingerprints in buckets of a cache
+ * line, the oldest of the bucket replaced: as many as main has slots, which is what the paper asks
+ * for; a false match costs nothing but a place in main.
  */
 #include "store/cache.h"
 
