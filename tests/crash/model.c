@@ -30,9 +30,11 @@ struct model {
 	char op[160];
 };
 
+char model_context[80];
+
 static void die(const struct model *m, const char *what, unsigned i, size_t at)
 {
-	fprintf(stderr, "model: %s: image %u at byte %zu (chunk %zu); last operation: %s\n", what, i, at,
+	fprintf(stderr, "%s: %s: image %u at byte %zu (chunk %zu); last operation: %s\n", model_context, what, i, at,
 		at / CHUNK_SIZE, m->op);
 	abort();
 }

@@ -17,6 +17,9 @@
 
 struct model;
 
+/* Said first when a check fails: how to repeat it. */
+extern char model_context[80];
+
 void model_create(uint64_t seed, struct model **ret_model);
 void model_free(struct model *m);
 
