@@ -166,6 +166,16 @@ static void shard_grow(struct nodes *c, struct shard *s)
 	free(old);
 }
 
+/* The link that points to a node of the shard.  Shard locked. */
+static struct node **node_at(struct nodes *c, struct shard *s, const struct node *n)
+{
+	struct node **at = bucket_of(c, s, key_hash(n->key));
+
+	while (*at != n)
+		at = &(*at)->hash_next;
+	return at;
+}
+
 /* Takes *at out of its shard and frees it.  Shard locked; a dirty one by the txg thread only. */
 static void node_remove(struct nodes *c, struct shard *s, struct node **at)
 {
@@ -203,10 +213,7 @@ static void shard_evict(struct nodes *c, struct shard *s)
 			link_append(&s->clock, &n->link);
 			continue;
 		}
-		struct node **at = bucket_of(c, s, key_hash(n->key));
-		while (*at != n)
-			at = &(*at)->hash_next;
-		node_remove(c, s, at);
+		node_remove(c, s, node_at(c, s, n));
 	}
 }
 
@@ -325,6 +332,25 @@ static bool key_below(struct node_key key, struct node_key top)
 	       key.index >> LEAF_SHIFT * (top.level - key.level) == top.index;
 }
 
+static void purge_list(struct nodes *c, struct shard *s, struct link *head, struct node_key top)
+{
+	struct link *next;
+
+	for (struct link *l = head->next; l != head; l = next) {
+		struct node *n = CONTAINER_OF(l, struct node, link);
+		struct shard *of = shard_of(c, key_hash(n->key));
+
+		next = l->next;
+		if (!key_below(n->key, top))
+			continue;
+		if (of != s)
+			pthread_mutex_lock(&of->lock);
+		node_remove(c, of, node_at(c, of, n));
+		if (of != s)
+			pthread_mutex_unlock(&of->lock);
+	}
+}
+
 /* Looks at every node there is: for subtrees with more places than the cache has nodes. */
 static void purge_scan(struct nodes *c, struct node_key top)
 {
@@ -332,18 +358,10 @@ static void purge_scan(struct nodes *c, struct node_key top)
 		struct shard *s = c->shards + i;
 
 		pthread_mutex_lock(&s->lock);
-		for (size_t b = 0; b < s->n_buckets; b++) {
-			struct node **at = s->buckets + b;
-
-			while (*at) {
-				if (key_below((*at)->key, top))
-					node_remove(c, s, at);
-				else
-					at = &(*at)->hash_next;
-			}
-		}
+		purge_list(c, s, &s->clock, top);
 		pthread_mutex_unlock(&s->lock);
 	}
+	purge_list(c, NULL, &c->dirty, top);
 }
 
 /*

@@ -287,8 +287,10 @@ static int drop_subtree(struct map *m, unsigned level, uint32_t index, struct no
 		return r;
 	}
 	link_child(m, level, index, parent, marker);
-	atomic_fetch_add(&m->seq, 1);
-	nodes_purge(&m->ms->nodes, map_key(m, level, index));
+	if (!map_is_marker(id)) {
+		atomic_fetch_add(&m->seq, 1);
+		nodes_purge(&m->ms->nodes, map_key(m, level, index));
+	}
 	if (marker)
 		d.tally.zero += (int64_t)1 << LEAF_SHIFT * (level + 1);
 	row_count(m, &d.tally);
