@@ -25,7 +25,9 @@
  *
  * Threads: map_get, map_next, map_walk from any thread; everything that changes the maps by the txg
  * thread alone.  Readers see a change as soon as it is made (the overlay's frozen group hides it
- * until it is committed, and a repeated transaction makes the same changes again).
+ * until it is committed, and a repeated transaction makes the same changes again); one that is
+ * overtaken by a change may see the state of the last commit instead, never an older or a mixed
+ * one.
  */
 #pragma once
 
@@ -92,8 +94,8 @@ uint64_t maps_next_node(struct maps *ms);
 
 /* --- any thread --- */
 /*
- * Visits every leaf of the tree as it is now; does not disturb the cache's replacement.  Nodes
- * replaced meanwhile are seen in the old or new form.  node_fn for each node id (may be NULL; a
+ * Visits every leaf of the tree as it is now; does not disturb the cache's replacement.  What is
+ * changed meanwhile is seen in the old or new form.  node_fn for each node id (may be NULL; a
  * return of 1 skips what is below it, as when a shared subtree has been seen), leaf_fn with the
  * leaf's first chunk and its 256 entries, also for each leaf's worth of an all-zero subtree (which
  * has no nodes); NULL: leaves are not read.  Negative returns stop and are returned.
