@@ -49,10 +49,9 @@
 #define SLOTS_MAX    (1ull << 31)
 #define SMALL_SHARE  10u /* 1/10 of the slots */
 #define FREQ_MAX     3u
-#define FREQ_PROMOTE 2u /* reads after the first that take a chunk from small to main */
-#define EVICT_TRIES                                                                                \
-	128u /* entries looked at before giving up; frequency counts in the first half */
-#define GHOST_WAYS (CACHELINE / sizeof(uint32_t))
+#define FREQ_PROMOTE 2u   /* reads after the first that take a chunk from small to main */
+#define EVICT_TRIES  128u /* before giving up; frequency counts in the first half of them */
+#define GHOST_WAYS   (CACHELINE / sizeof(uint32_t))
 
 struct entry {
 	uint64_t loc;
@@ -70,14 +69,15 @@ struct queue {
 };
 
 struct shard {
+	/* First line: all that a hit needs. */
 	_Alignas(2 * CACHELINE) pthread_mutex_t lock;
-	uint32_t *heads;  /* n_groups x RUN_SLOTS */
+	uint32_t *heads; /* n_groups x RUN_SLOTS */
+	uint64_t hits, misses;
 	uint32_t *ghosts; /* n_ghosts x GHOST_WAYS, newest first */
 	struct queue small, main;
 	uint32_t free;              /* list through entry.chain */
 	uint32_t run_next, run_end; /* handed out, never used yet */
 	uint32_t owned;             /* slots handed out */
-	uint64_t hits, misses;
 };
 
 struct cache {
@@ -310,6 +310,7 @@ bool cache_get(struct cache *c, uint64_t loc, struct cache_ref *ret_ref)
 		return false;
 	const struct place p = place_of(c, loc);
 
+	__builtin_prefetch(p.head); /* while the lock's line comes */
 	pthread_mutex_lock(&p.shard->lock);
 	const uint32_t slot = chain_find(c, p.head, loc);
 	if (slot) {
