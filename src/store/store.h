@@ -98,7 +98,8 @@ int store_punch(struct image *img, uint64_t off, uint64_t len, bool zero) MUST_C
  * written yet, copy this range instead.
  */
 int store_share(struct image *src, uint64_t src_off, struct image *dst, uint64_t dst_off, uint64_t len) MUST_CHECK;
-/* Inside the gate.  Drops the image's content and row, when its inode goes.  Handles stay valid. */
+/* Inside the gate.  Drops the image's content and row, when its inode goes.  Handles stay valid,
+ * but the image may not be changed any more (ids are never used again). */
 int store_image_delete(struct store *s, uint64_t image) MUST_CHECK;
 /* Inside the gate, or in collect_rows. */
 int store_rows_append(struct store *s, const void *rows, size_t len) MUST_CHECK;

@@ -20,6 +20,7 @@ struct model_image {
 	uint8_t *now;     /* the last acknowledged state */
 	struct change *head, **tail; /* from durable to now */
 	unsigned n_changes;
+	bool deleted; /* and that not committed yet: it may not be changed until then */
 };
 
 struct model {
@@ -217,7 +218,8 @@ static int do_share(struct model *m, unsigned i)
 	struct model_image *from = &m->images[i], *to = &m->images[j];
 	const uint32_t chunks = MODEL_BYTES / CHUNK_SIZE;
 	const uint32_t src = (uint32_t)rng_below(&m->rng, chunks), dst = (uint32_t)rng_below(&m->rng, chunks);
-	const uint32_t n = (uint32_t)MIN(1 + rng_below(&m->rng, 400), chunks - MAX(src, dst));
+	const uint32_t wanted = 1 + (uint32_t)rng_below(&m->rng, 400);
+	const uint32_t n = MIN(wanted, chunks - MAX(src, dst));
 
 	snprintf(m->op, sizeof(m->op), "share image %u chunk %u to image %u chunk %u, %u chunks", i, src, j, dst, n);
 	int r = store_throttle(m->store, 0);
@@ -246,8 +248,10 @@ static int do_delete(struct model *m, unsigned i)
 	store_enter(m->store);
 	r = store_image_delete(m->store, MODEL_FIRST_IMAGE + i);
 	store_leave(m->store);
-	if (r == 0)
+	if (r == 0) {
 		acknowledge(&m->images[i], 0, MODEL_BYTES, NULL);
+		m->images[i].deleted = true;
+	}
 	return r;
 }
 
@@ -264,8 +268,10 @@ int model_sync(struct model *m)
 {
 	snprintf(m->op, sizeof(m->op), "sync");
 	const int r = store_sync(m->store);
-	for (unsigned i = 0; r == 0 && i < MODEL_IMAGES; i++)
+	for (unsigned i = 0; r == 0 && i < MODEL_IMAGES; i++) {
 		made_durable(&m->images[i]);
+		m->images[i].deleted = false;
+	}
 	return r;
 }
 
@@ -296,6 +302,8 @@ int model_step(struct model *m)
 	const unsigned i = (unsigned)rng_below(&m->rng, MODEL_IMAGES);
 	const unsigned what = (unsigned)rng_below(&m->rng, 100);
 
+	if (what < 58 && (m->images[i].deleted || m->images[(i + 1) % MODEL_IMAGES].deleted))
+		return model_sync(m);
 	if (what < 45)
 		return do_write(m, i);
 	if (what < 53)
@@ -349,6 +357,7 @@ static void image_recovered(struct model *m, unsigned i)
 	}
 	memcpy(mi->now, mi->durable, MODEL_BYTES);
 	forget_changes(mi);
+	mi->deleted = false;
 }
 
 void model_recovered(struct model *m)
