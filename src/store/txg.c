@@ -28,6 +28,7 @@
 
 #define TICK_NS  (NS_PER_SEC / 4)
 #define RETRY_NS NS_PER_SEC
+#define PATIENCE 10u /* attempts at a group before what cannot be read counts as lost */
 
 /* Smaller groups say nothing about how fast commits are. */
 #define RATE_BYTES_MIN (4u << 20)
@@ -40,6 +41,11 @@ bool txg_frozen(struct store *s, unsigned *ret_g)
 
 	*ret_g = (open - 1) & 1;
 	return open > atomic_load(&s->txg.committed) + 1;
+}
+
+bool txg_impatient(const struct store *s)
+{
+	return s->txg.failed_in_row >= PATIENCE;
 }
 
 static void freeze(struct store *s)
@@ -101,10 +107,44 @@ static int image_to_map(struct image *img, unsigned g)
 		const struct punch *p = &ig->punches.v[i];
 		const int r = map_fill(img->map, p->first * LEAF_CHUNKS, p->last * LEAF_CHUNKS,
 			p->zero ? ENTRY_ZERO : ENTRY_HOLE);
+		if (r == -EIO && txg_impatient(img->store)) {
+			log_error("image %llu: a hole could not be made, the map there is damaged", (unsigned long long)img->id);
+			continue;
+		}
 		if (r < 0)
 			return r;
 	}
 	return 0;
+}
+
+/*
+ * The leaf's node is damaged.  What the group wrote is put into a new one; the other chunks of the leaf
+ * are lost, and get entries that no read can follow.
+ */
+static int replace_leaf(struct ov_leaf *l)
+{
+	const uint64_t lost = entry_data(loc_make(SEGMENT_ID_MAX, 0), 0);
+	uint64_t entries[LEAF_CHUNKS];
+
+	for (unsigned i = 0; i < LEAF_CHUNKS; i++)
+		entries[i] = l->entries[i] == MAP_KEEP ? lost : l->entries[i];
+	store_set_health(l->image->store, STORE_DEGRADED, "the map of image %llu at %llu is damaged", (unsigned long long)l->image->id,
+		(unsigned long long)(l->index * LEAF_BYTES));
+	return map_set(l->image->map, l->index * LEAF_CHUNKS, LEAF_CHUNKS, entries);
+}
+
+static int leaf_to_map(struct store *s, struct ov_leaf *l)
+{
+	int r = map_set(l->image->map, l->index * LEAF_CHUNKS, LEAF_CHUNKS, l->entries);
+
+	if (r == -EIO && txg_impatient(s))
+		r = replace_leaf(l);
+	if (r == -EIO && txg_impatient(s)) {
+		log_error("image %llu at %llu: the map above is damaged; writes to this MiB are lost", (unsigned long long)l->image->id,
+			(unsigned long long)(l->index * LEAF_BYTES));
+		r = 0;
+	}
+	return r;
 }
 
 static int group_to_maps(struct store *s, unsigned g, struct ov_leaf **leaves, size_t n)
@@ -115,7 +155,7 @@ static int group_to_maps(struct store *s, unsigned g, struct ov_leaf **leaves, s
 		r = image_to_map(img, g);
 	for (size_t i = 0; r == 0 && i < n; i++)
 		if (!leaves[i]->image->groups[g].deleted)
-			r = map_set(leaves[i]->image->map, leaves[i]->index * LEAF_CHUNKS, LEAF_CHUNKS, leaves[i]->entries);
+			r = leaf_to_map(s, leaves[i]);
 	return r;
 }
 
@@ -241,6 +281,7 @@ int txg_commit_now(struct store *s)
 	const int r = commit_group(s, txg);
 	pthread_mutex_lock(&s->txg.lock);
 	s->txg.attempts++;
+	s->txg.failed_in_row = r < 0 ? s->txg.failed_in_row + 1 : 0;
 	s->txg.error = r;
 	if (r == 0)
 		atomic_store(&s->txg.committed, txg);

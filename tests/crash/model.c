@@ -339,14 +339,14 @@ void model_verify(struct model *m)
 	}
 }
 
-static void image_recovered(struct model *m, unsigned i)
+static int image_recovered(struct model *m, unsigned i)
 {
 	struct model_image *mi = &m->images[i];
 	const int r = store_read(mi->handle, 0, m->buf, MODEL_BYTES);
 	unsigned n = 0;
 
 	if (r < 0)
-		die(m, strerror(-r), i, 0);
+		return r;
 	const size_t from_durable = first_difference(m->buf, mi->durable);
 	for (const struct change *c = mi->head; memcmp(m->buf, mi->durable, MODEL_BYTES) != 0; c = c->next, n++) {
 		if (!c) {
@@ -358,10 +358,15 @@ static void image_recovered(struct model *m, unsigned i)
 	memcpy(mi->now, mi->durable, MODEL_BYTES);
 	forget_changes(mi);
 	mi->deleted = false;
+	return 0;
 }
 
-void model_recovered(struct model *m)
+int model_recovered(struct model *m)
 {
-	for (unsigned i = 0; i < MODEL_IMAGES; i++)
-		image_recovered(m, i);
+	int r = 0;
+
+	snprintf(m->op, sizeof(m->op), "recovery");
+	for (unsigned i = 0; r == 0 && i < MODEL_IMAGES; i++)
+		r = image_recovered(m, i);
+	return r;
 }
