@@ -124,6 +124,7 @@ struct txg_control {
 	_Atomic uint64_t committed; /* last committed group; written under lock */
 	uint64_t attempts;        /* finished commit attempts, good or bad */
 	int error;                /* of the last attempt */
+	uint64_t stored;          /* the group whose chunks are in segments, synced; the txg thread's */
 	unsigned failed_in_row;   /* attempts at the present group; the txg thread's */
 	bool stop, running, has_thread;
 	pthread_t thread;

@@ -4,8 +4,8 @@
  * One thread.  A group goes through
  *	freeze   the gate is closed for a moment; pending inode rows are collected; the next group opens
  *	store    chunks become map entries (commit.c), new ones are appended to segments
- *	map      entries and holes go into the maps, in RAM
  *	sync     segment data is made durable (segments_txg_sync)
+ *	map      entries and holes go into the maps, in RAM
  *	commit   one transaction: namespace rows, map nodes, image and segment rows, the state row
  *	release  the overlay drops the group; the intent log's tail moves
  *
@@ -14,10 +14,11 @@
  * after the commit loses nothing: the log's tail is in the state row, and batches before it are not
  * replayed.
  *
- * A failure anywhere before the commit succeeded: the transaction is rolled back, what was appended
- * to segments is given up (never synced again in the hope of success), the frozen group stays in
- * RAM, where reads find it, and the whole of it is repeated into new segments after a pause.
- * Until that works, writers get the error (store_throttle).
+ * Failures.  Up to and including sync: what was appended to segments is given up (never synced again
+ * in the hope of success), and all of it is repeated into new segments after a pause; the maps have
+ * not seen any of it.  Later: the transaction is rolled back and repeated, with the same entries, for
+ * the segments are durable.  Meanwhile the frozen group stays in RAM, where reads find it, and writers
+ * get the error (store_throttle).
  */
 #include <errno.h>
 #include <string.h>
@@ -159,20 +160,32 @@ static int group_to_maps(struct store *s, unsigned g, struct ov_leaf **leaves, s
 	return r;
 }
 
-static int store_group(struct store *s, uint64_t txg)
+/* Chunks into segments, durably; leaves the maps alone, so that it can be repeated from the start. */
+static int store_leaves(struct store *s, uint64_t txg, struct ov_leaf **leaves, size_t n)
 {
-	const unsigned g = txg & 1;
-	CLEANUP(free_ptr) struct ov_leaf **leaves = NULL;
-	size_t n;
-	int r = collect_leaves(s, g, &leaves, &n);
+	int r;
 
-	if (r == 0)
-		r = commit_leaves(s, txg, leaves, n);
-	if (r == 0)
-		r = group_to_maps(s, g, leaves, n);
+	if (s->txg.stored == txg)
+		return 0; /* an earlier attempt came further than this */
+	r = commit_leaves(s, txg, leaves, n);
 	if (r == 0)
 		r = segments_txg_sync(s->segments);
+	if (r < 0)
+		segments_txg_abort(s->segments);
+	else
+		s->txg.stored = txg;
 	return r;
+}
+
+static int store_group(struct store *s, uint64_t txg)
+{
+	CLEANUP(free_ptr) struct ov_leaf **leaves = NULL;
+	size_t n;
+	int r = collect_leaves(s, txg & 1, &leaves, &n);
+
+	if (r == 0)
+		r = store_leaves(s, txg, leaves, n);
+	return r < 0 ? r : group_to_maps(s, txg & 1, leaves, n);
 }
 
 /* --- the transaction --- */
@@ -256,7 +269,6 @@ static int commit_group(struct store *s, uint64_t txg)
 	if (r == 0)
 		r = transact(s, txg);
 	if (r < 0) {
-		segments_txg_abort(s->segments);
 		atomic_fetch_add(&s->count.failures, 1);
 		atomic_store(&s->commit_error, r);
 		store_set_health(s, STORE_DEGRADED, "cannot commit group %llu: %s; what was flushed is safe, the rest is kept in memory and retried",

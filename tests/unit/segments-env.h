@@ -315,7 +315,8 @@ static inline int env_setup(void **state)
 
 	assert_non_null(e);
 	if (!getenv("SEGMENTS_LOG"))
-		log_set_level(LOG_ERROR - 1); /* damage is the subject here, its log lines are noise */
+		log_set_level(
+		        LOG_ERROR - 1); /* damage is the subject here, its log lines are noise */
 	strcpy(e->dir, "/tmp/weir-segments-XXXXXX");
 	assert_non_null(mkdtemp(e->dir));
 	e->io.base.ops = &fault_ops;
@@ -459,7 +460,7 @@ static inline int env_read(struct env *e, const uint64_t *locs, unsigned n, bool
 /* All that is recorded can be read, in batches of changing size. */
 static inline void env_verify(struct env *e)
 {
-	uint64_t locs[40];
+	uint64_t locs[40] = {0};
 
 	for (unsigned i = 0; i < e->n_known;) {
 		const unsigned n = MIN(1 + i % ARRAY_SIZE(locs), e->n_known - i);
