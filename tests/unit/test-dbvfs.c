@@ -171,7 +171,7 @@ static void test_nothing_begins_until_a_failed_group_is_taken_back(void **state)
 	const int n = f.faults->n;
 	for (int i = 0; i < 5; i++)
 		assert_int_equal(m->ops->begin(m), -EIO);
-	assert_int_equal(f.faults->n, n + 5); /* by the scrub's sync, each time anew */
+	assert_int_equal(f.faults->n, n + 5);    /* by the scrub's sync, each time anew */
 	assert_int_equal(group_of(m, NODES), 1); /* reading goes on */
 	faults_off(&f);
 	assert_int_equal(put_group(m, 3, NODES), 0);
@@ -300,19 +300,19 @@ static void test_page_checksum_tells_place_and_content(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_page_checksum_tells_place_and_content),
-		cmocka_unit_test(test_a_failed_write_takes_the_group_back_and_can_be_repeated),
-		cmocka_unit_test(test_a_full_disk_is_enospc_and_can_be_repeated),
-		cmocka_unit_test(test_a_failed_sync_takes_the_group_back),
-		cmocka_unit_test(test_a_group_larger_than_the_page_cache_can_fail_too),
-		cmocka_unit_test(test_a_group_whose_sync_failed_is_gone_after_a_crash),
-		cmocka_unit_test(test_nothing_begins_until_a_failed_group_is_taken_back),
-		cmocka_unit_test(test_a_failed_checkpoint_loses_nothing),
-		cmocka_unit_test(test_the_first_group_of_a_new_wal_can_fail),
-		cmocka_unit_test(test_a_failed_create_leaves_nothing),
-		cmocka_unit_test(test_a_directory_that_cannot_be_synced_fails_the_open),
+	        cmocka_unit_test(test_page_checksum_tells_place_and_content),
+	        cmocka_unit_test(test_a_failed_write_takes_the_group_back_and_can_be_repeated),
+	        cmocka_unit_test(test_a_full_disk_is_enospc_and_can_be_repeated),
+	        cmocka_unit_test(test_a_failed_sync_takes_the_group_back),
+	        cmocka_unit_test(test_a_group_larger_than_the_page_cache_can_fail_too),
+	        cmocka_unit_test(test_a_group_whose_sync_failed_is_gone_after_a_crash),
+	        cmocka_unit_test(test_nothing_begins_until_a_failed_group_is_taken_back),
+	        cmocka_unit_test(test_a_failed_checkpoint_loses_nothing),
+	        cmocka_unit_test(test_the_first_group_of_a_new_wal_can_fail),
+	        cmocka_unit_test(test_a_failed_create_leaves_nothing),
+	        cmocka_unit_test(test_a_directory_that_cannot_be_synced_fails_the_open),
 	};
 
-	log_set_level(getenv("WEIR_TEST_VERBOSE") ? LOG_NOTE : (enum log_level)-1);
+	log_set_level(getenv("WEIR_TEST_VERBOSE") ? LOG_NOTE : (enum log_level) - 1);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
