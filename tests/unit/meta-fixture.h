@@ -2,7 +2,8 @@
  * meta-fixture.h - for the tests of meta/: a temporary directory, and an io that fails on demand
  *
  * struct faulty_io wraps the real one and counts the calls that change something; the call
- * numbered fail_at (from 1) and the next fail_n - 1 fail with fail_errno.  A failed write may have written a part.
+ * numbered fail_at (from 1) and the next fail_n - 1 fail with fail_errno.  A failed write may have
+ * written a part.
  */
 #pragma once
 
@@ -26,11 +27,11 @@ enum faulty_op { FAULTY_WRITE = 1, FAULTY_SYNC = 2, FAULTY_OTHER = 4 };
 struct faulty_io {
 	struct io base;
 	struct io *real;
-	unsigned ops;             /* which kinds count and fail */
-	atomic_int n;             /* calls so far */
+	unsigned ops; /* which kinds count and fail */
+	atomic_int n; /* calls so far */
 	int fail_at, fail_n, fail_errno;
-	bool tear;                /* failed writes write their first half */
-	int n_changes;            /* calls of any kind that change something, failed or not */
+	bool tear;     /* failed writes write their first half */
+	int n_changes; /* calls of any kind that change something, failed or not */
 };
 
 struct faulty_file {
@@ -59,7 +60,8 @@ static inline int faulty_hit(struct io *io, unsigned op)
 	return f->fail_at && n >= f->fail_at && n < f->fail_at + f->fail_n ? f->fail_errno : 0;
 }
 
-static inline int faulty_open(struct io *io, const char *name, unsigned flags, struct io_file **ret_file)
+static inline int faulty_open(
+        struct io *io, const char *name, unsigned flags, struct io_file **ret_file)
 {
 	struct faulty_file *f = calloc(1, sizeof(*f));
 
@@ -82,20 +84,22 @@ static inline void faulty_close(struct io_file *f)
 	free(f);
 }
 
-static inline int faulty_pread(struct io_file *f, void *buf, size_t len, uint64_t off, size_t *ret_n)
+static inline int faulty_pread(
+        struct io_file *f, void *buf, size_t len, uint64_t off, size_t *ret_n)
 {
 	return io_pread(faulty_real(f), buf, len, off, ret_n);
 }
 
 static inline int faulty_pwritev(
-	struct io_file *f, const struct iovec *iov, int n_iov, uint64_t off, size_t *ret_n)
+        struct io_file *f, const struct iovec *iov, int n_iov, uint64_t off, size_t *ret_n)
 {
 	const int r = faulty_hit(f->io, FAULTY_WRITE);
 
 	assert_int_equal(n_iov, 1);
 	if (r < 0) {
 		if (faulty_of(f->io)->tear)
-			assert_int_equal(io_pwrite(faulty_real(f), iov->iov_base, iov->iov_len / 2, off), 0);
+			assert_int_equal(
+			        io_pwrite(faulty_real(f), iov->iov_base, iov->iov_len / 2, off), 0);
 		return r;
 	}
 	*ret_n = iov->iov_len;
@@ -171,21 +175,21 @@ static inline void faulty_free(struct io *io)
 }
 
 static const struct io_ops faulty_ops = {
-	.open = faulty_open,
-	.close = faulty_close,
-	.pread = faulty_pread,
-	.pwritev = faulty_pwritev,
-	.sync = faulty_sync,
-	.truncate = faulty_truncate,
-	.punch = faulty_punch,
-	.size = faulty_size,
-	.unlink = faulty_unlink,
-	.rename = faulty_rename,
-	.mkdir = faulty_mkdir,
-	.sync_dir = faulty_sync_dir,
-	.list = faulty_list,
-	.space = faulty_space,
-	.free = faulty_free,
+        .open = faulty_open,
+        .close = faulty_close,
+        .pread = faulty_pread,
+        .pwritev = faulty_pwritev,
+        .sync = faulty_sync,
+        .truncate = faulty_truncate,
+        .punch = faulty_punch,
+        .size = faulty_size,
+        .unlink = faulty_unlink,
+        .rename = faulty_rename,
+        .mkdir = faulty_mkdir,
+        .sync_dir = faulty_sync_dir,
+        .list = faulty_list,
+        .space = faulty_space,
+        .free = faulty_free,
 };
 
 struct fixture {
@@ -251,8 +255,9 @@ static inline void faults_on(struct fixture *f, unsigned ops, int at, int n, int
 
 static inline void fixture_create(struct fixture *f)
 {
-	const struct meta_create_params params = {
-		.index_bytes = 1 << 20, .log_bytes = 2 << 20, .created_wall_ns = 1234567890123456789ull};
+	const struct meta_create_params params = {.index_bytes = 1 << 20,
+	        .log_bytes = 2 << 20,
+	        .created_wall_ns = 1234567890123456789ull};
 	struct errmsg em = {""};
 
 	if (meta_create(f->io, &params, &em) != 0)
@@ -271,10 +276,10 @@ static inline struct meta *fixture_meta(struct fixture *f, bool read_only)
 
 static inline void copy_file(struct fixture *f, const char *name)
 {
-	char cmd[256];
+	char cmd[512];
 
-	snprintf(cmd, sizeof(cmd), "rm -f %s/%s; if [ -e %s/%s ]; then cp %s/%s %s/; fi", f->copy, name, f->dir, name,
-		f->dir, name, f->copy);
+	snprintf(cmd, sizeof(cmd), "rm -f %s/%s; if [ -e %s/%s ]; then cp %s/%s %s/; fi", f->copy,
+	        name, f->dir, name, f->dir, name, f->copy);
 	assert_int_equal(system(cmd), 0);
 }
 
