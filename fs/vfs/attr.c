@@ -1,8 +1,9 @@
 /*
  * attr.c - reading and setting attributes
  *
- * A change of size and the other attributes of one setattr are two gate sections: the kernel sends them
- * apart too.  chown clears setuid, and setgid of what its group may execute, whoever does it, as Linux file systems do.
+ * A change of size and the other attributes of one setattr are two gate sections: the kernel sends
+ * them apart too.  chown clears setuid, and setgid of what its group may execute, whoever does it,
+ * as Linux file systems do.
  */
 #include "fs/vfs/file.h"
 
@@ -87,7 +88,7 @@ static int attr_set(struct vfs *v, struct vnode *vn, const struct vfs_setattr *s
 }
 
 int vfs_setattr(
-	struct vfs *v, uint64_t ino, const struct vfs_setattr *sa, struct vfs_attr *ret_attr)
+        struct vfs *v, uint64_t ino, const struct vfs_setattr *sa, struct vfs_attr *ret_attr)
 {
 	const unsigned not_size = VFS_SET_SIZE | VFS_SET_KILL_SUIDGID;
 	struct vnode *vn;

@@ -3,8 +3,8 @@
  *
  * Where both offsets lie alike within a chunk, the whole chunks in between are shared by reference
  * (store_share): a clone of a disk image takes no space and hardly any time.  The last, partial
- * chunk of a file is shared too when it becomes the last one of the other file: behind the end there are zeros in both.
- * Ranges that lie differently are copied as bytes.
+ * chunk of a file is shared too when it becomes the last one of the other file: behind the end
+ * there are zeros in both. Ranges that lie differently are copied as bytes.
  *
  * One call does a bounded amount and says how much; the caller comes back for the rest.
  */
@@ -133,7 +133,7 @@ static int copy_clip(struct copy *c)
 		return -EFBIG;
 	c->len = MIN(c->len, IMAGE_SIZE_MAX - MIN(c->to_off, IMAGE_SIZE_MAX));
 	if (c->from == c->to && c->from_off < c->to_off + c->len &&
-		c->to_off < c->from_off + c->len)
+	        c->to_off < c->from_off + c->len)
 		return -EINVAL;
 	c->len = MIN(c->len, copy_alike(c) ? SHARE_MAX_BYTES : COPY_MAX_BYTES);
 	return 0;
@@ -154,8 +154,8 @@ static int copy_locked(struct copy *c, void *buf, uint64_t *ret_len)
 	return 0;
 }
 
-int vfs_copy(struct vfs *v, struct vnode *from, uint64_t from_off, struct vnode *to, uint64_t to_off,
-	uint64_t len, unsigned flags, uint64_t *ret_len)
+int vfs_copy(struct vfs *v, struct vnode *from, uint64_t from_off, struct vnode *to,
+        uint64_t to_off, uint64_t len, unsigned flags, uint64_t *ret_len)
 {
 	struct copy c = {v, from, to, from_off, to_off, len, flags};
 	uint64_t done = 0;

@@ -2,11 +2,12 @@
  * dir.c - names: looking up, making, linking, removing, listing
  *
  * Changes hold vfs.tree from the first look at a name to the last row, so what was checked still
- * holds when it is changed; all that may read from disk comes before the gate.  Lookups take no lock of their own:
- * the kernel does not look a name up while it changes it, and a lookup that comes otherwise sees the state before or after.
+ * holds when it is changed; all that may read from disk comes before the gate.  Lookups take no
+ * lock of their own: the kernel does not look a name up while it changes it, and a lookup that
+ * comes otherwise sees the state before or after.
  *
- * Order of rows in a change that fails half way (out of memory, or the engine refuses rows): the inode first,
- * the name last; undone as far as possible.
+ * Order of rows in a change that fails half way (out of memory, or the engine refuses rows): the
+ * inode first, the name last; undone as far as possible.
  */
 #include "fs/vfs/dir.h"
 
@@ -101,8 +102,8 @@ void link_restore(struct vfs *v, struct vnode *vn, uint32_t nlink)
 	vnode_mark_dirty(v, vn);
 	pthread_mutex_unlock(&vn->lock);
 	if (r < 0)
-		log_error("inode %llu: link count cannot be restored: %s", (unsigned long long)vn->ino,
-			strerror(-r));
+		log_error("inode %llu: link count cannot be restored: %s",
+		        (unsigned long long)vn->ino, strerror(-r));
 }
 
 static uint64_t parent_of(struct vnode *dir)
@@ -143,7 +144,6 @@ int vfs_lookup(struct vfs *v, uint64_t dir, const char *name, struct vfs_entry *
 	return 0;
 }
 
-
 int vfs_entry_get(struct vfs *v, uint64_t ino, struct vfs_entry *ret_entry)
 {
 	struct vnode *vn;
@@ -160,20 +160,20 @@ int vfs_entry_get(struct vfs *v, uint64_t ino, struct vfs_entry *ret_entry)
 
 /* The inode that a new name in dir is to have: a setgid directory hands its group down. */
 static void inode_init(struct vfs *v, struct vnode *dir, const struct vfs_make *mk,
-	const struct vfs_cred *cred, struct ns_inode *ret_inode)
+        const struct vfs_cred *cred, struct ns_inode *ret_inode)
 {
 	const struct timespec now = vfs_now();
 	struct ns_inode n = {
-		.ino = ns_ino_alloc(v->ns),
-		.mode = mk->mode,
-		.uid = cred->uid,
-		.gid = cred->gid,
-		.nlink = 1,
-		.atime = now,
-		.mtime = now,
-		.ctime = now,
-		.btime = now,
-		.generation = 1, /* numbers are never used again */
+	        .ino = ns_ino_alloc(v->ns),
+	        .mode = mk->mode,
+	        .uid = cred->uid,
+	        .gid = cred->gid,
+	        .nlink = 1,
+	        .atime = now,
+	        .mtime = now,
+	        .ctime = now,
+	        .btime = now,
+	        .generation = 1, /* numbers are never used again */
 	};
 
 	pthread_mutex_lock(&dir->lock);
@@ -196,7 +196,7 @@ static void inode_init(struct vfs *v, struct vnode *dir, const struct vfs_make *
 
 /* Inside the gate. */
 static int make_rows(struct vfs *v, struct vnode *dir, const char *name, const struct vfs_make *mk,
-	const struct ns_inode *inode)
+        const struct ns_inode *inode)
 {
 	int r = ns_inode_put(v->ns, inode);
 
@@ -226,7 +226,7 @@ static int name_free(struct vfs *v, uint64_t dir, const char *name)
 }
 
 static int make_locked(struct vfs *v, struct vnode *dir, const char *name,
-	const struct vfs_make *mk, const struct vfs_cred *cred, struct vnode **ret_vn)
+        const struct vfs_make *mk, const struct vfs_cred *cred, struct vnode **ret_vn)
 {
 	struct ns_inode inode;
 	struct vnode *vn;
@@ -251,7 +251,7 @@ static int make_locked(struct vfs *v, struct vnode *dir, const char *name,
 }
 
 static int make(struct vfs *v, uint64_t dir_ino, const char *name, const struct vfs_make *mk,
-	const struct vfs_cred *cred, struct vnode **ret_vn)
+        const struct vfs_cred *cred, struct vnode **ret_vn)
 {
 	struct vnode *dir;
 	int r = name_check(name);
@@ -271,7 +271,7 @@ static int make(struct vfs *v, uint64_t dir_ino, const char *name, const struct 
 }
 
 int vfs_mknod(struct vfs *v, uint64_t dir, const char *name, const struct vfs_make *mk,
-	const struct vfs_cred *cred, struct vfs_entry *ret_entry)
+        const struct vfs_cred *cred, struct vfs_entry *ret_entry)
 {
 	struct vnode *vn;
 
@@ -289,7 +289,7 @@ int vfs_mknod(struct vfs *v, uint64_t dir, const char *name, const struct vfs_ma
 }
 
 int vfs_create(struct vfs *v, uint64_t dir, const char *name, uint32_t mode,
-	const struct vfs_cred *cred, struct vfs_entry *ret_entry, struct vnode **ret_file)
+        const struct vfs_cred *cred, struct vfs_entry *ret_entry, struct vnode **ret_file)
 {
 	const struct vfs_make mk = {.mode = (mode & ~(uint32_t)S_IFMT) | S_IFREG};
 	struct vnode *vn;
@@ -349,7 +349,7 @@ static int link_locked(struct vfs *v, struct vnode *vn, struct vnode *dir, const
 }
 
 int vfs_link(struct vfs *v, uint64_t ino, uint64_t dir_ino, const char *name,
-	struct vfs_entry *ret_entry)
+        struct vfs_entry *ret_entry)
 {
 	struct vnode *vn, *dir;
 	int r = name_check(name);
@@ -415,7 +415,7 @@ int removable(struct vfs *v, struct vnode *vn, bool want_dir)
 }
 
 static int remove_locked(
-	struct vfs *v, struct vnode *dir, const char *name, bool want_dir, struct vnode **ret_vn)
+        struct vfs *v, struct vnode *dir, const char *name, bool want_dir, struct vnode **ret_vn)
 {
 	struct vnode *vn;
 	int r = child_get(v, dir->ino, name, &vn);
@@ -525,7 +525,7 @@ static int batch_add(void *arg, const char *name, uint64_t ino, uint32_t mode, u
 	char *copy = (char *)(ent + 1);
 	memcpy(copy, name, strlen(name) + 1);
 	*ent = (struct vfs_dirent){
-		.name = copy, .ino = ino, .mode = mode, .off = cookie + OFF_DOTDOT};
+	        .name = copy, .ino = ino, .mode = mode, .off = cookie + OFF_DOTDOT};
 	b->len += size;
 	return 0;
 }
@@ -552,7 +552,7 @@ static int emit_dots(struct vnode *dir, uint64_t off, vfs_dirent_fn *fn, void *a
 }
 
 static int read_names(struct vfs *v, struct vnode *dir, uint64_t off, size_t bytes_max,
-	vfs_dirent_fn *fn, void *arg)
+        vfs_dirent_fn *fn, void *arg)
 {
 	/* Never less than one entry, so that a listing always gets on. */
 	struct dir_batch b = {.cap = MAX(bytes_max, sizeof(struct vfs_dirent) + NS_NAME_MAX + 9)};
@@ -571,7 +571,7 @@ static int read_names(struct vfs *v, struct vnode *dir, uint64_t off, size_t byt
 }
 
 int vfs_readdir(struct vfs *v, uint64_t dir_ino, uint64_t off, size_t bytes_max, vfs_dirent_fn *fn,
-	void *arg)
+        void *arg)
 {
 	struct vnode *dir;
 	int r = vnode_get(v, dir_ino, &dir);

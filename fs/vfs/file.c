@@ -2,12 +2,13 @@
  * file.c - open files: read, write, flush, holes
  *
  * The hot paths.  A read takes no lock at all but the short one around atime, once a day or after a
- * write.  A write takes vnode.io shared, the gate, and vnode.lock for the few stores that move size and times;
- * nothing is allocated.  Truncate, fallocate and copy hold vnode.io exclusively: what they find (a hole, the end of the
- * file) is still so when they act on it, and no write lands behind the new end of a file that is being cut.
+ * write.  A write takes vnode.io shared, the gate, and vnode.lock for the few stores that move size
+ * and times; nothing is allocated.  Truncate, fallocate and copy hold vnode.io exclusively: what
+ * they find (a hole, the end of the file) is still so when they act on it, and no write lands
+ * behind the new end of a file that is being cut.
  *
- * Bytes at and beyond a file's size are zero in its image, always: cutting a file punches everything behind
- * the cut, so growing it again needs nothing but the new size.
+ * Bytes at and beyond a file's size are zero in its image, always: cutting a file punches
+ * everything behind the cut, so growing it again needs nothing but the new size.
  */
 #include "fs/vfs/file.h"
 
@@ -101,7 +102,7 @@ void file_changed(struct vfs *v, struct vnode *vn, uint64_t end, unsigned flags)
 }
 
 int vfs_write(struct vfs *v, struct vnode *file, uint64_t off, const void *data, size_t len,
-	unsigned flags, size_t *ret_len)
+        unsigned flags, size_t *ret_len)
 {
 	if (len > 0 && off >= IMAGE_SIZE_MAX)
 		return -EFBIG;
@@ -156,7 +157,7 @@ int file_resize(struct vfs *v, struct vnode *vn, uint64_t size, bool kill_suidgi
 
 /* One gate section: zeros in the range, as hole or allocated; the file reaches to size_min then. */
 static int range_step(struct vfs *v, struct vnode *vn, uint64_t off, uint64_t len, bool zero,
-	uint64_t size_min, unsigned flags)
+        uint64_t size_min, unsigned flags)
 {
 	store_enter(v->store);
 	const int r = store_punch(vn->img, off, len, zero);
@@ -167,7 +168,7 @@ static int range_step(struct vfs *v, struct vnode *vn, uint64_t off, uint64_t le
 }
 
 static int range_zero(struct vfs *v, struct vnode *vn, uint64_t off, uint64_t len, bool zero,
-	bool grow, unsigned flags)
+        bool grow, unsigned flags)
 {
 	const uint64_t end = off + len;
 	int r = 0;
@@ -181,8 +182,8 @@ static int range_zero(struct vfs *v, struct vnode *vn, uint64_t off, uint64_t le
 }
 
 /* The next hole in [off, end); *ret_off = end when there is none. */
-static int hole_next(struct vnode *vn, uint64_t off, uint64_t end, uint64_t *ret_off,
-	uint64_t *ret_len)
+static int hole_next(
+        struct vnode *vn, uint64_t off, uint64_t end, uint64_t *ret_off, uint64_t *ret_len)
 {
 	uint64_t from, to = end;
 	int r = store_seek(vn->img, off, true, &from);
@@ -200,7 +201,8 @@ static int hole_next(struct vnode *vn, uint64_t off, uint64_t end, uint64_t *ret
 }
 
 /* Allocated zeros where there are holes; whole chunks, as space is given out. */
-static int range_allocate(struct vfs *v, struct vnode *vn, uint64_t off, uint64_t end, unsigned flags)
+static int range_allocate(
+        struct vfs *v, struct vnode *vn, uint64_t off, uint64_t end, unsigned flags)
 {
 	int r = 0;
 
@@ -229,7 +231,7 @@ static int space_check(struct vfs *v, uint64_t len)
 }
 
 static int fallocate_locked(
-	struct vfs *v, struct vnode *vn, int mode, uint64_t off, uint64_t len, unsigned flags)
+        struct vfs *v, struct vnode *vn, int mode, uint64_t off, uint64_t len, unsigned flags)
 {
 	const bool keep = mode & FALLOC_FL_KEEP_SIZE;
 	int r;
@@ -260,7 +262,7 @@ static int fallocate_check(struct vfs *v, int mode, uint64_t off, uint64_t len)
 }
 
 int vfs_fallocate(
-	struct vfs *v, struct vnode *file, int mode, uint64_t off, uint64_t len, unsigned flags)
+        struct vfs *v, struct vnode *file, int mode, uint64_t off, uint64_t len, unsigned flags)
 {
 	int r = fallocate_check(v, mode, off, len);
 

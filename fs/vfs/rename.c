@@ -3,8 +3,8 @@
  *
  * All rows of a rename are put in one gate section, so after a crash it has happened or not: a
  * name that is replaced is never missing.  The file that takes over an existing name is flushed
- * before: programs write a new version beside the old one and rename it, without fsync, and must not
- * find an empty file after a crash.
+ * before: programs write a new version beside the old one and rename it, without fsync, and must
+ * not find an empty file after a crash.
  */
 #include "fs/vfs/dir.h"
 
@@ -15,9 +15,9 @@
 #include "base/log.h"
 
 struct rename {
-	struct vnode *dir, *to_dir;   /* referenced; may be the same */
+	struct vnode *dir, *to_dir; /* referenced; may be the same */
 	const char *name, *to_name;
-	struct vnode *vn, *target;    /* referenced; target may be NULL */
+	struct vnode *vn, *target; /* referenced; target may be NULL */
 };
 
 static void rename_release(struct vfs *v, struct rename *rn)
@@ -68,7 +68,8 @@ static int moved(struct vfs *v, struct vnode *vn, const struct vnode *to_dir)
 	return r;
 }
 
-static int name_set(struct vfs *v, const struct vnode *dir, const char *name, const struct vnode *vn)
+static int name_set(
+        struct vfs *v, const struct vnode *dir, const char *name, const struct vnode *vn)
 {
 	return ns_name_put(v->ns, dir->ino, name, vn->ino, vn->type);
 }
@@ -126,16 +127,16 @@ static int rename_locked(struct vfs *v, const struct rename *rn, unsigned flags)
 	store_leave(v->store);
 	if (r < 0)
 		log_error("rename of '%s' to '%s' failed half way: %s", rn->name, rn->to_name,
-			strerror(-r));
+		        strerror(-r));
 	return r;
 }
 
 /*
- * Flushes what is to replace another file; also when it is not dirty, since a group that is under way and
- * not committed yet may hold its content.
+ * Flushes what is to replace another file; also when it is not dirty, since a group that is under
+ * way and not committed yet may hold its content.
  */
-static int flush_source(struct vfs *v, uint64_t dir, const char *name, uint64_t to_dir,
-	const char *to_name)
+static int flush_source(
+        struct vfs *v, uint64_t dir, const char *name, uint64_t to_dir, const char *to_name)
 {
 	uint64_t ino;
 	uint32_t mode;
@@ -153,7 +154,7 @@ static int flush_source(struct vfs *v, uint64_t dir, const char *name, uint64_t 
 }
 
 int vfs_rename(struct vfs *v, uint64_t dir, const char *name, uint64_t to_dir, const char *to_name,
-	unsigned flags)
+        unsigned flags)
 {
 	struct rename rn = {.name = name, .to_name = to_name};
 	int r = name_check(name);

@@ -1,22 +1,24 @@
 /*
  * vfs.h - file semantics: inodes, directories, sizes, times, holes, extended attributes
  *
- * What POSIX says of files, on top of rows (meta/namespace.h) and images (store/store.h).  Knows no FUSE: fs/fuse
- * translates requests into these calls, the unit tests make them directly.  Whether the caller *may* do
- * a thing is checked by the kernel before it asks (default_permissions); what the thing does is decided here.
+ * What POSIX says of files, on top of rows (meta/namespace.h) and images (store/store.h).  Knows no
+ * FUSE: fs/fuse translates requests into these calls, the unit tests make them directly.  Whether
+ * the caller *may* do a thing is checked by the kernel before it asks (default_permissions); what
+ * the thing does is decided here.
  *
  * An inode is named by its number.  Every call that returns a struct vfs_entry counts one *lookup*,
  * which the caller gives back with vfs_forget(); while an inode has lookups or is open it stays
  * alive, whatever happens to its names.
  *
- * What is durable when: namespace changes and attributes with the next vfs_fsync() of anything or the
- * next transaction group, whichever is first; content and size of a file together, with vfs_fsync()
- * of that file or the next group.  A rename over an existing file flushes the file that is
- * renamed first, so "write a temporary, rename it over" never leaves an empty file after a crash.
+ * What is durable when: namespace changes and attributes with the next vfs_fsync() of anything or
+ * the next transaction group, whichever is first; content and size of a file together, with
+ * vfs_fsync() of that file or the next group.  A rename over an existing file flushes the file that
+ * is renamed first, so "write a temporary, rename it over" never leaves an empty file after a
+ * crash.
  *
  * Threads: any, for all functions but vfs_new, vfs_attach and vfs_free.  Lock order: see vfs.c.
- * Errors: 0 or -errno as rename(2), open(2) and so on name them; -EROFS for every change when mounted
- * read-only; -EIO, -ENOSPC, -ENOMEM as the engine has them.
+ * Errors: 0 or -errno as rename(2), open(2) and so on name them; -EROFS for every change when
+ * mounted read-only; -EIO, -ENOSPC, -ENOMEM as the engine has them.
  */
 #pragma once
 
@@ -55,8 +57,9 @@ int vfs_new(struct vfs **ret_vfs) MUST_CHECK;
  */
 int vfs_attach(struct vfs *v, struct ns *ns, struct store *store, bool read_only) MUST_CHECK;
 /*
- * Puts the rows of all that is dirty and drops all inodes, whatever their counts; those without names
- * are removed for good.  No other call is under way.  Before store_close(), which still calls vfs_collect_rows.
+ * Puts the rows of all that is dirty and drops all inodes, whatever their counts; those without
+ * names are removed for good.  No other call is under way.  Before store_close(), which still calls
+ * vfs_collect_rows.
  */
 void vfs_detach(struct vfs *v);
 /* After store_close(); accepts NULL. */
@@ -66,7 +69,8 @@ void vfs_collect_rows(void *vfs, uint64_t image);
 
 /* --- names --- */
 /* name "." is dir itself (which may be any inode), ".." its parent: for exported file systems. */
-int vfs_lookup(struct vfs *v, uint64_t dir, const char *name, struct vfs_entry *ret_entry) MUST_CHECK;
+int vfs_lookup(
+        struct vfs *v, uint64_t dir, const char *name, struct vfs_entry *ret_entry) MUST_CHECK;
 /* Counts a lookup of a known inode number: for readdirplus. */
 int vfs_entry_get(struct vfs *v, uint64_t ino, struct vfs_entry *ret_entry) MUST_CHECK;
 void vfs_forget(struct vfs *v, uint64_t ino, uint64_t nlookup);
@@ -78,12 +82,13 @@ struct vfs_make {
 	const char *target; /* symlinks */
 };
 int vfs_mknod(struct vfs *v, uint64_t dir, const char *name, const struct vfs_make *make,
-	const struct vfs_cred *cred, struct vfs_entry *ret_entry) MUST_CHECK;
+        const struct vfs_cred *cred, struct vfs_entry *ret_entry) MUST_CHECK;
 /* Makes a regular file and opens it. */
 int vfs_create(struct vfs *v, uint64_t dir, const char *name, uint32_t mode,
-	const struct vfs_cred *cred, struct vfs_entry *ret_entry, struct vnode **ret_file) MUST_CHECK;
+        const struct vfs_cred *cred, struct vfs_entry *ret_entry,
+        struct vnode **ret_file) MUST_CHECK;
 int vfs_link(struct vfs *v, uint64_t ino, uint64_t dir, const char *name,
-	struct vfs_entry *ret_entry) MUST_CHECK;
+        struct vfs_entry *ret_entry) MUST_CHECK;
 int vfs_unlink(struct vfs *v, uint64_t dir, const char *name) MUST_CHECK;
 int vfs_rmdir(struct vfs *v, uint64_t dir, const char *name) MUST_CHECK;
 /*
@@ -91,24 +96,24 @@ int vfs_rmdir(struct vfs *v, uint64_t dir, const char *name) MUST_CHECK;
  * is the caller's business (the kernel checks it under its own lock).
  */
 int vfs_rename(struct vfs *v, uint64_t dir, const char *name, uint64_t to_dir, const char *to_name,
-	unsigned flags) MUST_CHECK;
+        unsigned flags) MUST_CHECK;
 int vfs_readlink(struct vfs *v, uint64_t ino, char *buf, size_t cap) MUST_CHECK; /* terminated */
 
 /* --- directories --- */
 struct vfs_dirent {
 	const char *name;
 	uint64_t ino;
-	uint32_t mode;  /* S_IFMT bits */
-	uint64_t off;   /* continue after this one; never 0 */
+	uint32_t mode; /* S_IFMT bits */
+	uint64_t off;  /* continue after this one; never 0 */
 };
 /* Non-zero stops; that entry was not taken. */
 typedef int vfs_dirent_fn(void *arg, const struct vfs_dirent *ent);
 /*
- * Entries after off (0: from the start), "." and ".." first, at most about bytes_max of names; fn may call
- * the vfs.  Offsets stay valid while other names come and go.
+ * Entries after off (0: from the start), "." and ".." first, at most about bytes_max of names; fn
+ * may call the vfs.  Offsets stay valid while other names come and go.
  */
 int vfs_readdir(struct vfs *v, uint64_t dir, uint64_t off, size_t bytes_max, vfs_dirent_fn *fn,
-	void *arg) MUST_CHECK;
+        void *arg) MUST_CHECK;
 int vfs_fsyncdir(struct vfs *v) MUST_CHECK;
 
 /* --- attributes --- */
@@ -132,25 +137,27 @@ struct vfs_setattr {
 };
 int vfs_getattr(struct vfs *v, uint64_t ino, struct vfs_attr *ret_attr) MUST_CHECK;
 int vfs_setattr(struct vfs *v, uint64_t ino, const struct vfs_setattr *sa,
-	struct vfs_attr *ret_attr) MUST_CHECK;
+        struct vfs_attr *ret_attr) MUST_CHECK;
 int vfs_statfs(struct vfs *v, struct statvfs *ret_st) MUST_CHECK;
 
-/* user., trusted. and security. only, -EOPNOTSUPP for others.  flags: XATTR_CREATE, XATTR_REPLACE. */
+/* user., trusted. and security. only, -EOPNOTSUPP for others.  flags: XATTR_CREATE, XATTR_REPLACE.
+ */
 int vfs_setxattr(struct vfs *v, uint64_t ino, const char *name, const void *value, size_t len,
-	int flags) MUST_CHECK;
+        int flags) MUST_CHECK;
 /* cap 0 asks for the size; -ERANGE, -ENODATA. */
 int vfs_getxattr(struct vfs *v, uint64_t ino, const char *name, void *buf, size_t cap,
-	size_t *ret_len) MUST_CHECK;
+        size_t *ret_len) MUST_CHECK;
 /* trusted.* names are listed for the privileged only. */
 int vfs_listxattr(struct vfs *v, uint64_t ino, bool privileged, char *buf, size_t cap,
-	size_t *ret_len) MUST_CHECK;
+        size_t *ret_len) MUST_CHECK;
 int vfs_removexattr(struct vfs *v, uint64_t ino, const char *name) MUST_CHECK;
 
 /* --- open files --- */
 int vfs_open(struct vfs *v, uint64_t ino, struct vnode **ret_file) MUST_CHECK;
 void vfs_release(struct vfs *v, struct vnode *file);
 /* len <= READ_MAX; shorter at the end of the file.  Released with readv_release(). */
-int vfs_read(struct vfs *v, struct vnode *file, uint64_t off, size_t len, struct readv *ret_rv) MUST_CHECK;
+int vfs_read(struct vfs *v, struct vnode *file, uint64_t off, size_t len,
+        struct readv *ret_rv) MUST_CHECK;
 
 enum vfs_write_flags {
 	VFS_WRITE_SYNC = BIT(0),         /* durable before it returns */
@@ -158,16 +165,17 @@ enum vfs_write_flags {
 };
 /* *ret_len is less than len only where the file would pass IMAGE_SIZE_MAX; -EFBIG beyond it. */
 int vfs_write(struct vfs *v, struct vnode *file, uint64_t off, const void *data, size_t len,
-	unsigned flags, size_t *ret_len) MUST_CHECK;
+        unsigned flags, size_t *ret_len) MUST_CHECK;
 int vfs_fsync(struct vfs *v, struct vnode *file) MUST_CHECK;
 /* mode as fallocate(2), flags: enum vfs_write_flags. */
 int vfs_fallocate(struct vfs *v, struct vnode *file, int mode, uint64_t off, uint64_t len,
-	unsigned flags) MUST_CHECK;
+        unsigned flags) MUST_CHECK;
 /* whence: SEEK_DATA or SEEK_HOLE. */
-int vfs_lseek(struct vfs *v, struct vnode *file, uint64_t off, int whence, uint64_t *ret_off) MUST_CHECK;
+int vfs_lseek(
+        struct vfs *v, struct vnode *file, uint64_t off, int whence, uint64_t *ret_off) MUST_CHECK;
 /*
  * Copies up to len bytes, sharing whole chunks where both offsets lie alike; may do less (then
  * the caller asks again).  0 at the end of from.
  */
-int vfs_copy(struct vfs *v, struct vnode *from, uint64_t from_off, struct vnode *to, uint64_t to_off,
-	uint64_t len, unsigned flags, uint64_t *ret_len) MUST_CHECK;
+int vfs_copy(struct vfs *v, struct vnode *from, uint64_t from_off, struct vnode *to,
+        uint64_t to_off, uint64_t len, unsigned flags, uint64_t *ret_len) MUST_CHECK;

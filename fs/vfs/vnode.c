@@ -1,18 +1,18 @@
 /*
  * vnode.c - the inode cache: one struct vnode for each inode that somebody uses
  *
- * A vnode lives while the kernel holds lookups of it (nlookup), while somebody has it open or works on it
- * (refs), and while it is dirty (the dirty list is one of the refs): so attributes that are not
- * in a row yet are never forgotten, and the size of the cache follows what the kernel caches.
+ * A vnode lives while the kernel holds lookups of it (nlookup), while somebody has it open or works
+ * on it (refs), and while it is dirty (the dirty list is one of the refs): so attributes that are
+ * not in a row yet are never forgotten, and the size of the cache follows what the kernel caches.
  *
  * Loading.  A new vnode goes into its shard in state LOADING with its own lock held, so that
- * a second caller finds it and waits there, and a row is never read twice at once: a stale copy could otherwise
- * come in after a change.  Waiting happens on that vnode alone.
+ * a second caller finds it and waits there, and a row is never read twice at once: a stale copy
+ * could otherwise come in after a change.  Waiting happens on that vnode alone.
  *
  * Removal.  Link count 0 is final (nothing links such an inode again).  vnode_unlinked() takes it
- * off the dirty list for good; when the last reference or lookup goes, whoever drops it removes row and image in a
- * gate section of its own.  If that fails, or the daemon dies before, the row stays with link count 0
- * and the next mount removes it.
+ * off the dirty list for good; when the last reference or lookup goes, whoever drops it removes row
+ * and image in a gate section of its own.  If that fails, or the daemon dies before, the row stays
+ * with link count 0 and the next mount removes it.
  */
 #include "fs/vfs/vnode.h"
 
@@ -106,7 +106,7 @@ static void vnode_remove(struct vfs *v, const struct vnode *vn)
 	store_leave(v->store);
 	if (r < 0)
 		log_warn("inode %llu: cannot be removed now (%s); the next mount will do it",
-			(unsigned long long)vn->ino, strerror(-r));
+		        (unsigned long long)vn->ino, strerror(-r));
 }
 
 /* Nobody can find it any more. */
@@ -347,9 +347,10 @@ int vnode_unlinked(struct vfs *v, struct vnode *vn)
 }
 
 /* Gate closed, or inside it.  Puts the row with the size as it is now. */
-static void vnode_collect(struct vfs *v, struct vnode *vn)
+static void vnode_collect(struct vfs *v, struct vnode *vn, uint64_t frozen_txg)
 {
 	pthread_mutex_lock(&vn->lock);
+	const bool listed = vn->dirty;
 	const uint64_t size_before = vn->attr.size;
 	vn->attr.size = vn->size;
 	const int r = vnode_put_row(v, vn);
@@ -357,12 +358,14 @@ static void vnode_collect(struct vfs *v, struct vnode *vn)
 	if (r < 0) {
 		vn->attr.size = size_before;
 		log_error("inode %llu: attributes cannot be recorded: %s",
-			(unsigned long long)vn->ino, strerror(-r));
+		        (unsigned long long)vn->ino, strerror(-r));
 	} else {
-		vnode_unlist(v, vn);
+		vn->frozen_txg = frozen_txg;
+		if (listed)
+			vnode_unlist(v, vn);
 	}
 	pthread_mutex_unlock(&vn->lock);
-	if (!r)
+	if (!r && listed)
 		vnode_put(v, vn); /* has a name, as all that is dirty: nothing is removed here */
 }
 
@@ -374,19 +377,25 @@ static struct vnode *dirty_after(struct vfs *v, struct vnode *vn)
 	return next == &v->dirty ? NULL : next;
 }
 
+/* For a flush of this file alone. */
 static void collect_one(struct vfs *v, uint64_t ino)
 {
 	struct vnode_shard *sh = shard_of(v, ino);
+	const uint64_t open_txg = store_txg(v->store);
 
 	pthread_mutex_lock(&sh->lock);
 	struct vnode *vn = shard_find(sh, ino);
-	const bool dirty = vn && vn->dirty;
-	if (dirty)
+	/* Link counts do not change while the gate is closed; of what has none no row counts. */
+	if (vn && (vn->state != 0 || vn->attr.nlink == 0))
+		vn = NULL;
+	if (vn && !vn->dirty && (vn->frozen_txg == 0 || vn->frozen_txg + 1 < open_txg))
+		vn = NULL; /* the group that has its row is committed: at most one is under way */
+	if (vn)
 		vn->refs++;
 	pthread_mutex_unlock(&sh->lock);
-	if (!dirty)
+	if (!vn)
 		return;
-	vnode_collect(v, vn);
+	vnode_collect(v, vn, 0);
 	vnode_put(v, vn);
 }
 
@@ -403,9 +412,10 @@ void vfs_collect_rows(void *arg, uint64_t image)
 		return;
 	}
 	struct vnode *vn = dirty_after(v, &v->dirty);
+	const uint64_t open_txg = vn ? store_txg(v->store) : 0;
 	while (vn) {
 		struct vnode *next = dirty_after(v, vn);
-		vnode_collect(v, vn);
+		vnode_collect(v, vn, open_txg);
 		vn = next;
 	}
 }

@@ -21,24 +21,24 @@
  *	next, nlookup   the shard's lock
  *	refs            atomic; from 0 to 1 and from 1 to 0 only under the shard's lock
  *	state           atomic; written once, by the thread that loads, holding lock
- *	io              (is a lock) content against size: writers shared; truncate, fallocate, copy exclusive
- *	size            written under lock and io; read by anyone
- *	attr, dirty, img, img_users    lock (dirty is also peeked at without it)
- *	dirty_prev/next                vfs.dirty_lock
+ *	io              (is a lock) content against size: writers shared; truncate, fallocate, copy
+ *exclusive size            written under lock and io; read by anyone attr, dirty, frozen_txg, img,
+ *img_users    lock (dirty is also peeked at without it) dirty_prev/next vfs.dirty_lock
  *	atime_due_ns, xattr_none       atomic hints
  */
 struct vnode {
 	struct vnode *next;
 	uint64_t ino;
-	uint32_t type; /* S_IFMT bits; never change once it is loaded */
-	uint64_t nlookup;      /* that the kernel holds */
-	_Atomic uint32_t refs; /* open files, operations under way, the dirty list */
-	_Atomic int state;     /* 0: attr is loaded; VNODE_LOADING; or why it could not be */
-	_Atomic bool dirty;    /* on the dirty list: differs from its row */
+	uint32_t type;           /* S_IFMT bits; never change once it is loaded */
+	uint64_t nlookup;        /* that the kernel holds */
+	_Atomic uint32_t refs;   /* open files, operations under way, the dirty list */
+	_Atomic int state;       /* 0: attr is loaded; VNODE_LOADING; or why it could not be */
+	_Atomic bool dirty;      /* on the dirty list: differs from its row */
 	_Atomic bool xattr_none; /* known to have no extended attribute */
-	_Atomic int row_error; /* why its row could not be put at the last collect; 0 */
+	_Atomic int row_error;   /* why its row could not be put at the last collect; 0 */
 	_Atomic uint64_t size;
-	_Atomic uint64_t atime_due_ns; /* before this wall time a read need not touch atime; 0: look */
+	_Atomic uint64_t
+	        atime_due_ns; /* before this wall time a read need not touch atime; 0: look */
 	pthread_rwlock_t io;
 	pthread_mutex_t lock;
 	/*
@@ -47,6 +47,12 @@ struct vnode {
 	 * make a size durable before the content under it.
 	 */
 	struct ns_inode attr;
+	/*
+	 * Group at whose freeze the row was put, 0: none.  While that group may be uncommitted, a
+	 * flush puts the row again: the engine need not log rows of a group together with content
+	 * of other images.
+	 */
+	uint64_t frozen_txg;
 	struct image *img; /* while img_users > 0 */
 	unsigned img_users;
 	struct vnode *dirty_prev, *dirty_next;
@@ -70,13 +76,14 @@ struct vfs {
 	struct vnode_shard shards[VNODE_SHARDS];
 };
 
-/* Finds or loads; gives a reference.  -ENOENT also for an inode without names that is not in use. */
+/* Finds or loads; gives a reference.  -ENOENT also for an inode without names that is not in use.
+ */
 int vnode_get(struct vfs *v, uint64_t ino, struct vnode **ret_vn) MUST_CHECK;
 /* Adds a new inode to the cache, before anybody knows its number; gives a reference. */
 int vnode_add(struct vfs *v, const struct ns_inode *inode, struct vnode **ret_vn) MUST_CHECK;
 /*
- * Gives a reference back.  The last one of an inode without names removes it from the datastore, in a gate section
- * of its own: so never inside the gate.
+ * Gives a reference back.  The last one of an inode without names removes it from the datastore, in
+ * a gate section of its own: so never inside the gate.
  */
 void vnode_put(struct vfs *v, struct vnode *vn);
 void vnode_lookup_inc(struct vfs *v, struct vnode *vn);
@@ -92,8 +99,8 @@ void vnode_mark_dirty(struct vfs *v, struct vnode *vn);
 /* With vn->lock held, inside the gate: puts the row now (with the size last collected). */
 int vnode_put_row(struct vfs *v, struct vnode *vn) MUST_CHECK;
 /*
- * With vn->lock held, inside the gate: attributes other than the link count changed.  Regular files'
- * rows wait for the next collect (see vfs.c), others are put now.
+ * With vn->lock held, inside the gate: attributes other than the link count changed.  Regular
+ * files' rows wait for the next collect (see vfs.c), others are put now.
  */
 int vnode_changed(struct vfs *v, struct vnode *vn) MUST_CHECK;
 /* Makes content and size of a regular file durable, before a row with its link count is put. */

@@ -1,8 +1,9 @@
 /*
  * xattr.c - extended attributes: user., trusted., security.
  *
- * system.posix_acl_* is refused: an ACL that is stored and not obeyed would be worse than none.  Who may
- * touch which is the kernel's business, except that it leaves the hiding of trusted.* in lists to us.
+ * system.posix_acl_* is refused: an ACL that is stored and not obeyed would be worse than none. Who
+ * may touch which is the kernel's business, except that it leaves the hiding of trusted.* in lists
+ * to us.
  *
  * The kernel asks for security.capability before the first write to each file, so "has none at all"
  * is remembered in the vnode.
@@ -62,8 +63,8 @@ static int set_check(struct vfs *v, uint64_t ino, const char *name, int flags)
 	return flags & XATTR_CREATE ? -EEXIST : 0;
 }
 
-static int set_locked(struct vfs *v, struct vnode *vn, const char *name, const void *value,
-	size_t len, int flags)
+static int set_locked(
+        struct vfs *v, struct vnode *vn, const char *name, const void *value, size_t len, int flags)
 {
 	int r = set_check(v, vn->ino, name, flags);
 
@@ -79,7 +80,7 @@ static int set_locked(struct vfs *v, struct vnode *vn, const char *name, const v
 }
 
 int vfs_setxattr(
-	struct vfs *v, uint64_t ino, const char *name, const void *value, size_t len, int flags)
+        struct vfs *v, uint64_t ino, const char *name, const void *value, size_t len, int flags)
 {
 	struct vnode *vn;
 	int r = name_check_xattr(name);
@@ -116,7 +117,7 @@ static void note_none(struct vfs *v, struct vnode *vn)
 }
 
 int vfs_getxattr(
-	struct vfs *v, uint64_t ino, const char *name, void *buf, size_t cap, size_t *ret_len)
+        struct vfs *v, uint64_t ino, const char *name, void *buf, size_t cap, size_t *ret_len)
 {
 	struct vnode *vn;
 	int r = name_check_xattr(name);
@@ -149,7 +150,8 @@ static size_t hide_trusted(char *list, size_t len)
 }
 
 /* The list as the caller may see it, in a buffer of our own: what is hidden must not count. */
-static int list_visible(struct vfs *v, uint64_t ino, bool privileged, char **ret_list, size_t *ret_len)
+static int list_visible(
+        struct vfs *v, uint64_t ino, bool privileged, char **ret_list, size_t *ret_len)
 {
 	char *list = malloc(XATTR_LIST_MAX);
 	size_t len;
@@ -167,7 +169,7 @@ static int list_visible(struct vfs *v, uint64_t ino, bool privileged, char **ret
 }
 
 int vfs_listxattr(
-	struct vfs *v, uint64_t ino, bool privileged, char *buf, size_t cap, size_t *ret_len)
+        struct vfs *v, uint64_t ino, bool privileged, char *buf, size_t cap, size_t *ret_len)
 {
 	CLEANUP(free_ptr) char *list = NULL;
 	struct vnode *vn;
