@@ -557,6 +557,11 @@ static void last_punched_chunk_takes_leaf_and_path_away(void **state)
 	assert_int_equal(row.height, 0);
 	ds_commit(&d);
 	assert_int_equal(fake_meta_node_count(d.meta), 0);
+
+	/* And once is enough: the next group has nothing to write but the state. */
+	const uint64_t writes = fake_meta_writes(d.meta);
+	ds_commit(&d);
+	assert_int_equal(fake_meta_writes(d.meta) - writes, 3);
 	ds_release(&d);
 }
 
@@ -794,70 +799,97 @@ static void walk_and_search_leave_the_cache_alone(void **state)
  * A reader overtaken between reading a blob and putting it into the cache.  The hook does, on the
  * reader's own thread, what the txg thread would do meanwhile.
  */
+enum overtake_kind { CHANGE, DROP, DROP_UNCOMMITTED, COLLAPSE_UNCOMMITTED };
+
 struct overtake {
 	struct ds *d;
 	uint64_t id; /* when this node is read */
-	enum { CHANGE, DROP, DROP_IN_CACHE } what;
-	uint64_t chunk;
+	enum overtake_kind kind;
 	bool done;
 };
 
+#define OVERTAKEN_CHUNK 3
+#define EVICTING_IMAGES 4 /* images 2.., of one leaf each: reading them fills a tiny cache */
+
+static void evict_all(struct ds *d)
+{
+	for (uint64_t image = 2; image < 2 + EVICTING_IMAGES; image++) {
+		struct map *m;
+
+		assert_int_equal(map_open(d->maps, image, &m), 0);
+		assert_int_equal(get1(m, 9), data_at(image, 9));
+		map_close(m);
+	}
+}
+
 static void overtake_hook(void *arg, uint64_t id)
 {
+	static const uint64_t holes[LEAF_CHUNKS];
 	struct overtake *o = arg;
 
 	if (o->done || id != o->id)
 		return;
 	o->done = true;
-	if (o->what == CHANGE)
-		set1(o->d->map, o->chunk, data_at(99, 9));
+	if (o->kind == CHANGE)
+		set1(o->d->map, OVERTAKEN_CHUNK, data_at(99, 9));
+	else if (o->kind == COLLAPSE_UNCOMMITTED)
+		assert_int_equal(map_set(o->d->map, 0, LEAF_CHUNKS, holes), 0);
 	else
-		assert_int_equal(map_fill(o->d->map, 0, 256, ENTRY_HOLE), 0);
-	if (o->what == DROP_IN_CACHE)
+		assert_int_equal(map_fill(o->d->map, 0, LEAF_CHUNKS, ENTRY_HOLE), 0);
+	if (o->kind == DROP_UNCOMMITTED || o->kind == COLLAPSE_UNCOMMITTED)
 		return;
 	ds_commit(o->d);
-	for (unsigned i = 1; i < 8; i++) /* throws it out of the cache */
-		get1(o->d->map, i * 256);
+	evict_all(o->d);
 }
 
-static void overtake_run(unsigned level, int what, uint64_t expect)
+/* The reader of OVERTAKEN_CHUNK is overtaken when it reads the node above it at this level. */
+static void overtake_run(
+        unsigned level, enum overtake_kind kind, uint64_t cache_bytes, uint64_t expect)
 {
-	struct overtake o = {.what = what, .chunk = 3};
+	struct overtake o = {.kind = kind};
 	struct id_list list = {0};
 	struct ds d;
 
-	ds_init(&d, CACHE_TINY);
+	ds_init(&d, cache_bytes);
 	o.d = &d;
 	for (unsigned i = 0; i < 8; i++)
 		set_leaf(d.map, i * 256, 1 + i);
+	for (uint64_t image = 2; image < 2 + EVICTING_IMAGES; image++) {
+		struct map *m;
+
+		assert_int_equal(map_open(d.maps, image, &m), 0);
+		set_leaf(m, 0, image);
+		map_close(m);
+	}
 	ds_commit(&d);
 	assert_int_equal(map_walk(d.map, list_node, NULL, &list), 0);
 	ds_reopen(&d);
 	for (unsigned i = 0; i < list.n && !o.id; i++)
 		if (list.levels[i] == level)
-			o.id = list.ids[i]; /* the first one at this level: above chunk 0 */
+			o.id = list.ids[i]; /* the first one at this level */
 	fake_meta_on_node_get(d.meta, overtake_hook, &o);
-	const uint64_t seen = get1(d.map, o.chunk); /* old or new */
+	const uint64_t seen = get1(d.map, OVERTAKEN_CHUNK);
 	assert_true(o.done);
-	assert_true(seen == data_at(1, 3) || seen == expect);
+	assert_true(seen == data_at(1, OVERTAKEN_CHUNK) || seen == expect); /* old or new */
 	fake_meta_on_node_get(d.meta, NULL, NULL);
-	assert_int_equal(get1(d.map, o.chunk), expect);
+	assert_int_equal(get1(d.map, OVERTAKEN_CHUNK), expect);
 	assert_int_equal(get1(d.map, 300), data_at(2, 300 % 256));
 	ds_release(&d);
 }
 
 static void overtaken_reader_leaves_no_stale_leaf(void **state)
 {
-	overtake_run(0, CHANGE, data_at(99, 9));
-	overtake_run(0, DROP, ENTRY_HOLE);
-	overtake_run(0, DROP_IN_CACHE, ENTRY_HOLE);
+	overtake_run(0, CHANGE, CACHE_TINY, data_at(99, 9));
+	overtake_run(0, DROP, CACHE_TINY, ENTRY_HOLE);
+	overtake_run(0, DROP_UNCOMMITTED, CACHE_LARGE, ENTRY_HOLE);
+	overtake_run(0, COLLAPSE_UNCOMMITTED, CACHE_LARGE, ENTRY_HOLE);
 }
 
 static void overtaken_reader_takes_a_deleted_node_for_no_damage(void **state)
 {
-	overtake_run(1, CHANGE, data_at(99, 9));
-	overtake_run(1, DROP, ENTRY_HOLE);
-	overtake_run(1, DROP_IN_CACHE, ENTRY_HOLE);
+	overtake_run(1, CHANGE, CACHE_TINY, data_at(99, 9));
+	overtake_run(1, DROP, CACHE_TINY, ENTRY_HOLE);
+	overtake_run(1, DROP_UNCOMMITTED, CACHE_LARGE, ENTRY_HOLE);
 }
 
 /* --- damage --- */
