@@ -271,7 +271,7 @@ static inline struct meta *fixture_meta(struct fixture *f, bool read_only)
 
 static inline void copy_file(struct fixture *f, const char *name)
 {
-	char cmd[256];
+	char cmd[512];
 
 	snprintf(cmd, sizeof(cmd), "rm -f %s/%s; if [ -e %s/%s ]; then cp %s/%s %s/; fi", f->copy, name, f->dir, name,
 		f->dir, name, f->copy);
