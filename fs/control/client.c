@@ -111,7 +111,7 @@ static int call_receive(
 int control_call(const char *dir, json_t *request, control_progress_fn *progress, void *arg,
         json_t **ret_result, struct errmsg *em)
 {
-	int fd;
+	int fd = -1;
 	int r = call_connect(dir, &fd, em);
 
 	if (r < 0)
