@@ -50,13 +50,19 @@ static void header_compare(
         struct check *c, struct check_segment *seg, const struct segment_file *sf)
 {
 	const struct segment_header *h = &sf->header;
+	const bool stranger = seg->problems & PROBLEM_NO_ROW; /* nothing is promised of it */
+
 	if (!sf->header_good) {
 		seg->problems |= PROBLEM_HEADER;
+		if (stranger)
+			return;
 		segment_finding(c, seg, FINDING_SEGMENT_FILE, SEVERITY_ERROR,
 		        "the file's header is damaged");
 	} else if (memcmp(h->uuid, c->state.uuid, sizeof(h->uuid)) != 0 || h->id != seg->row.id ||
 	           h->gen != seg->gen) {
 		seg->problems |= PROBLEM_FOREIGN;
+		if (stranger)
+			return;
 		segment_finding(c, seg, FINDING_SEGMENT_FILE, SEVERITY_LOSS,
 		        "the file is of another datastore, segment or generation");
 	}
@@ -171,7 +177,8 @@ static int segment_load(struct check *c, struct check_segment *seg)
 	if (r == -ENOMEM)
 		return r;
 	if (r < 0) {
-		struct finding *fi = finding_add(&c->findings, FINDING_SEGMENT_FILE, SEVERITY_LOSS,
+		struct finding *fi = finding_add(&c->findings, FINDING_SEGMENT_FILE,
+		        seg->problems & PROBLEM_NO_ROW ? SEVERITY_NOTE : SEVERITY_LOSS,
 		        "the file cannot be read: %s", strerror(-r));
 		fi->segment = seg->row.id;
 		seg->problems |= PROBLEM_NO_FILE; /* as good as that, to the map */
