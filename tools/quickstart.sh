@@ -129,7 +129,8 @@ boot_guest()
 	trap - EXIT
 	exec 3>&-
 	rm -f "$dir/console.in"
-	tr -d '\r' <"$dir/console.log" | sed -n '/poweroff$/{n;s/^/Debian /p;n;s/^/Linux /p;q}'
+	sed 's,\x1b\[[?0-9;]*[a-zA-Z],,g; s,\r,,g' "$dir/console.log" |
+		sed -n '/poweroff$/{n;s/^/Debian /p;n;s/^/Linux /p;q}'
 	echo "the guest booted, was logged in to, and shut down"
 }
 
