@@ -45,6 +45,19 @@ count()
 	passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
 }
 
+# A build directory that is there is set up again: meson does not see by itself that a file came or went.
+setup_build()
+{
+	local dir=$1
+
+	shift
+	if [ -e "$dir/build.ninja" ]; then
+		meson setup --reconfigure "$dir" "$top" >/dev/null
+	else
+		meson setup "$dir" "$top" "$@"
+	fi
+}
+
 # run_build DIR SETUP-ARGS -- TEST-ARGS: sets up (once), builds and tests.
 run_build()
 {
@@ -57,7 +70,7 @@ run_build()
 	done
 	shift
 	printf '\n== %s\n' "${dir##*/}: ${setup[*]}"
-	if { [ -e "$dir/build.ninja" ] || meson setup "$dir" "$top" "${setup[@]}"; } &&
+	if setup_build "$dir" "${setup[@]}" &&
 		ninja -C "$dir"; then
 		rm -f "$dir/meson-logs/testlog.json"
 		"${wrap[@]}" meson test -C "$dir" --no-rebuild --print-errorlogs "$@" </dev/null

@@ -40,7 +40,11 @@ prepare()
 	[ -e /dev/fuse ] || die "no /dev/fuse: this kernel or container does not offer FUSE"
 
 	step "build in $top/build"
-	[ -e "$top/build/build.ninja" ] || meson setup "$top/build" "$top" --buildtype=release
+	if [ -e "$top/build/build.ninja" ]; then
+		meson setup --reconfigure "$top/build" "$top" >/dev/null
+	else
+		meson setup "$top/build" "$top" --buildtype=release
+	fi
 	ninja -C "$top/build" tools/weir
 }
 

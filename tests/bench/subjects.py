@@ -3,7 +3,9 @@
 A subject offers one file of a given size, open for O_DIRECT, for the length of a *visit*.  It always
 begins empty, and everything it started is ended by name of mount point or by pid, nothing else.
 Two ways of backing: 'cached' lets the subject use the page cache below it, 'direct' makes it open
-its backing file with O_DIRECT, so that the medium does the work.  README.md says why each setting.
+its backing file with O_DIRECT, so that the medium does the work.  The kind of load ('random reads',
+'random writes', 'stream') is for subjects whose best settings depend on it.  memory is what weir is
+to be configured with, in bytes.  README.md says why each setting is what it is.
 """
 
 import json
@@ -64,17 +66,17 @@ class Subject:
     def available(self):
         return all(shutil.which(p) for p in self.needs)
 
-    def start(self, size_bytes, mode, memory):
+    def start(self, size_bytes, mode, kind, memory):
         shutil.rmtree(self.dir, ignore_errors=True)
         os.makedirs(os.path.join(self.dir, "mnt"))
         self.log = open(os.path.join(self.dir, "log"), "wb")
         try:
-            self._start(size_bytes, mode, memory)
+            self._start(size_bytes, mode, kind, memory)
         except BaseException:
             self.stop()
             raise
 
-    def _start(self, size_bytes, mode, memory):
+    def _start(self, size_bytes, mode, kind, memory):
         raise NotImplementedError
 
     def pids(self):
@@ -128,7 +130,7 @@ class Raw(Subject):
 
     name = "raw"
 
-    def _start(self, size_bytes, mode, memory):
+    def _start(self, size_bytes, mode, kind, memory):
         self.direct_io_client = mode == "direct"
         self.file = self.make_file(os.path.join(self.dir, "disk"), size_bytes)
 
@@ -136,11 +138,14 @@ class Raw(Subject):
 class Passthrough(Subject):
     name = "passthrough"
 
-    def _start(self, size_bytes, mode, memory):
+    def _start(self, size_bytes, mode, kind, memory):
         back = os.path.join(self.dir, "back")
         mnt = os.path.join(self.dir, "mnt")
         os.mkdir(back)
-        options = ["--direct"] if mode == "direct" else []
+        # Two threads read a cache fastest; waiting for a medium, or copying much, wants more.
+        options = ["--threads=" + ("2" if kind == "random reads" else "16")]
+        if mode == "direct":
+            options.append("--direct")
         p = self.spawn(os.path.join(self.tools, "bench-passthrough"), *options, back, mnt)
         self.await_mount(mnt, p)
         self.file = self.make_file(os.path.join(mnt, "disk"), size_bytes)
@@ -157,7 +162,7 @@ class Weir(Subject):
     def available(self):
         return os.access(self.binary, os.X_OK)
 
-    def _start(self, size_bytes, mode, memory):
+    def _start(self, size_bytes, mode, kind, memory):
         ds = os.path.join(self.dir, "ds")
         self.mnt = os.path.join(self.dir, "mnt")
         run(self.binary, "create", ds)
@@ -195,7 +200,7 @@ class QemuStorageDaemon(Subject):
     needs = ("qemu-storage-daemon", "qemu-img")
     fmt = ""
 
-    def _start(self, size_bytes, mode, memory):
+    def _start(self, size_bytes, mode, kind, memory):
         disk = os.path.join(self.dir, "disk." + self.fmt)
         options = ["-o", "preallocation=metadata"] if self.fmt == "qcow2" else []
         run("qemu-img", "create", "-q", "-f", self.fmt, *options, disk, str(size_bytes))
@@ -229,7 +234,7 @@ class Nbdkit(Subject):
     name = "nbdkit"
     needs = ("nbdkit", "nbdfuse")
 
-    def _start(self, size_bytes, mode, memory):
+    def _start(self, size_bytes, mode, kind, memory):
         disk = self.make_file(os.path.join(self.dir, "disk"), size_bytes)
         sock = os.path.join(self.dir, "sock")
         server = self.spawn("nbdkit", "-f", "-U", sock, "-t", "16", "file", disk)
