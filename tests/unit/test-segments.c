@@ -289,11 +289,15 @@ static void dead_forget(struct env *e, const struct slot_bits *live)
 	for (unsigned i = 0; i < e->n_known; i++) {
 		const struct known k = e->known[i];
 		if (loc_segment(k.loc) != 1 || bit(live, loc_slot(k.loc)))
-			e->known[kept++] = k;
+			e->known[kept++] = k; /* known_at is mended below */
 		else
 			assert_int_equal(env_read(e, &k.loc, 1, NULL), -ESTALE);
 	}
 	e->n_known = kept;
+	for (unsigned i = 0; i < kept; i++) {
+		const uint64_t loc = e->known[i].loc;
+		e->known_at[loc_segment(loc) * SEGMENT_SLOTS + loc_slot(loc)] = i;
+	}
 }
 
 static void rewriting_keeps_the_live_slots_and_no_others(void **state)
