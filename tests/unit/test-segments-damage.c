@@ -480,14 +480,14 @@ static void a_scan_finds_what_the_footer_says(void **state)
 static void a_scan_does_not_take_frames_out_of_payloads(void **state)
 {
 	struct env *e = *state;
-	static uint8_t inner[2 * CHUNK_SIZE];
+	static uint8_t inner[2 * CHUNK_SIZE], chunk[CHUNK_SIZE];
 	struct frame_info f = {.n = 1, .codec = CODEC_RAW, .payload_len = CHUNK_SIZE, .segment = 1};
 	struct hash128 hashes[2];
 	uint64_t loc = 0;
 
 	f.store = frame_store((const uint8_t *)"another datastor");
 	frame_slots_set(&f, 5);
-	frame_encode(&f, inner + CHUNK_SIZE, inner);
+	frame_encode(&f, chunk, inner);
 	hashes[0] = chunk_hash(&e->hasher, inner);
 	hashes[1] = chunk_hash(&e->hasher, inner + CHUNK_SIZE);
 	const struct frame_spec spec = {.n = 2,
