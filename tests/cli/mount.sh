@@ -32,7 +32,11 @@ weir umount ds
 run 0 "$WEIR" mount ds mnt -o ro
 [ "$(cat mnt/file)" = hello ] || fail "cannot read"
 run 1 touch mnt/new
-weir umount mnt
+run 0 "$WEIR" status mnt --json
+[ "$(jq .mounted out)" = true ] || fail "status does not see the read-only mount"
+run 0 "$WEIR" umount mnt
+[ ! -s err ] || fail "umount of a read-only mount says: $(cat err)"
+! mountpoint -q mnt || fail "still mounted"
 ok "ro can be read and not written"
 
 "$WEIR" mount ds mnt -f &
