@@ -1,0 +1,61 @@
+#!/bin/bash
+# help is complete and goes to stdout; a mistake is one line that helps
+. "$(dirname "$0")/lib.sh"
+commands="create mount umount status stats images check gc help"
+
+run 0 "$WEIR" help
+for c in $commands; do says out "  $c "; done
+ok "weir help lists all commands"
+
+for c in $commands mkfs.weir mount.weir fsck.weir; do
+	run 0 "$WEIR" help "$c"
+	mv out help
+	says help "usage: "
+	[ ! -s err ] || fail "help $c wrote to stderr"
+done
+for c in $commands; do
+	run 0 "$WEIR" help "$c" && mv out help
+	run 0 "$WEIR" "$c" --help
+	cmp -s help out || fail "weir $c --help differs from weir help $c"
+done
+ok "weir help CMD and weir CMD --help are the same"
+
+run 0 "$WEIR" --help
+says out "Commands:"
+run 0 "$WEIR" --version
+grep -qE '^weir [0-9]+\.[0-9]+\.[0-9]+$' out || fail "version: $(cat out)"
+ok "--help and --version"
+
+refused 16 "no command given" "$WEIR"
+refused 16 "unknown command 'mnout', did you mean 'mount'" "$WEIR" mnout
+refused 16 "unknown command 'frobnicate' (see 'weir help')" "$WEIR" frobnicate
+refused 16 "unknown option '--frob'" "$WEIR" --frob
+refused 16 "no help on 'frobnicate'" "$WEIR" help frobnicate
+ok "commands that do not exist"
+
+for c in create umount status stats images check gc; do
+	refused 16 "missing" "$WEIR" "$c"
+	says err "(see 'weir help $c')"
+	refused 16 "unknown option '--frobnicate'" "$WEIR" "$c" --frobnicate x
+done
+for c in create umount status images check gc; do
+	refused 16 "unexpected argument 'b'" "$WEIR" "$c" a b
+done
+refused 16 "missing MOUNTPOINT" "$WEIR" mount dir
+refused 16 "did you mean '--json'" "$WEIR" stats --jsno x
+refused 16 "'--log-size' needs an argument" "$WEIR" create --log-size
+refused 16 "'--json' takes no argument" "$WEIR" stats --json=1 x
+refused 16 "unknown option '-x'" "$WEIR" status -x y
+ok "wrong arguments"
+
+refused 16 "did you mean 'cache='" "$WEIR" mount a b -o cahce=1G
+refused 16 "unknown mount option 'frob'" "$WEIR" mount a b -o frob
+refused 16 "is out of range" "$WEIR" mount a b -o overlay=1K
+ok "wrong mount options"
+
+if [ -w /dev/full ]; then
+	status=0
+	"$WEIR" help >/dev/full 2>err || status=$?
+	[ $status = 8 ] || fail "output to a full device: status $status"
+	ok "output that cannot be written is a failure"
+fi

@@ -1,0 +1,177 @@
+/*
+ * check-segment.c - what one segment file holds, by the codecs of frame.h alone
+ *
+ * Two ways to the table of slots: the footer, or, for want of one, the frames themselves.  In a
+ * scan a frame with a good header is stepped over by its length, so nothing inside a payload is
+ * taken for a frame; where a header is damaged the scan goes on unit by unit, and takes only frames
+ * that carry this segment's id and this datastore's mark.  Where several frames claim a slot (a
+ * healed chunk beside the damaged frame it came from), a good one wins.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "tools/check.h"
+
+static int read_parts(
+        struct io_file *f, bool whole, unsigned slots, struct segment_file *sf, size_t *ret_len)
+{
+	const size_t size = MIN(sf->size, SEGMENT_BYTES_MAX);
+	const size_t tail = footer_size(slots);
+	size_t n = 0;
+
+	if (whole || size <= SEGMENT_HEADER_LEN + tail)
+		return io_pread(f, sf->buf, size, 0, ret_len);
+	int r = io_pread_exact(f, sf->buf, SEGMENT_HEADER_LEN, 0);
+	if (r < 0)
+		return r;
+	r = io_pread(f, sf->buf + size - tail, tail, size - tail, &n);
+	*ret_len = size - tail + n;
+	return r;
+}
+
+static void footer_read(uint64_t id, struct segment_file *sf)
+{
+	unsigned slots = 0;
+	uint32_t end = 0;
+
+	if (sf->len != sf->size || sf->len < SEGMENT_HEADER_LEN + FOOTER_TRAILER_LEN)
+		return;
+	if (footer_trailer_peek(sf->buf + sf->len - FOOTER_TRAILER_LEN, id, &slots, &end) < 0)
+		return;
+	if (end > sf->len || sf->len - end != footer_size(slots))
+		return;
+	if (footer_decode(sf->buf + end, sf->len - end, id, &slots, sf->table, sf->hashes) < 0)
+		return;
+	sf->slots = slots;
+	sf->frames_end = end;
+	sf->footer_good = true;
+}
+
+int segment_file_read(struct check *c, uint64_t id, uint32_t gen, bool whole, unsigned slots,
+        struct segment_file *sf)
+{
+	CLEANUP(io_closep) struct io_file *f = NULL;
+	char name[SEGMENT_NAME_LEN];
+
+	segment_name(id, gen, name);
+	int r = io_open(c->io, name, IO_READ, &f);
+	if (r < 0)
+		return r;
+	sf->len = 0;
+	sf->slots = 0;
+	sf->frames_end = 0;
+	sf->header_good = sf->footer_good = false;
+	r = io_size(f, &sf->size);
+	if (r < 0)
+		return r;
+	r = read_parts(f, whole, slots, sf, &sf->len);
+	if (r < 0)
+		return r;
+	if (sf->len >= SEGMENT_HEADER_LEN)
+		sf->header_good = segment_header_decode(sf->buf, &sf->header) == 0;
+	footer_read(id, sf);
+	return 0;
+}
+
+static void scan_claim(struct segment_file *sf, const struct frame_info *f, uint32_t off,
+        size_t size, bool good, bool *has_good)
+{
+	for (unsigned i = 0; i < f->n; i++) {
+		const unsigned slot = f->slots[i];
+
+		if (has_good[slot] || (!good && (sf->table[slot].flags & SLOT_PRESENT)))
+			continue;
+		sf->table[slot] = (struct footer_slot){
+		        .frame_pos = (uint16_t)(off / FRAME_ALIGN),
+		        .frame_units = (size / FRAME_ALIGN) & 0x7ff,
+		        .index = i & 0xf,
+		        .flags = SLOT_PRESENT,
+		};
+		sf->hashes[slot] = f->hashes[i];
+		sf->slots = MAX(sf->slots, slot + 1);
+		has_good[slot] = good;
+	}
+}
+
+void segment_file_scan(struct check *c, uint64_t id, uint32_t end, struct segment_file *sf)
+{
+	const uint32_t store = frame_store(c->state.uuid);
+	bool has_good[SEGMENT_SLOTS] = {0};
+	uint32_t off = SEGMENT_HEADER_LEN;
+
+	memset(sf->table, 0, sizeof(sf->table));
+	memset(sf->hashes, 0, sizeof(sf->hashes));
+	sf->slots = 0;
+	sf->frames_end = SEGMENT_HEADER_LEN;
+	end = (uint32_t)MIN(MIN(end, SEGMENT_FRAMES_END_MAX), sf->len);
+	while (off + FRAME_ALIGN <= end) {
+		const uint8_t *payload = NULL;
+		struct frame_info f;
+		size_t size = 0;
+
+		if (frame_decode_header(sf->buf + off, end - off, id, &f, &size) < 0 ||
+		        f.store != store || size > end - off) {
+			off += FRAME_ALIGN;
+			continue;
+		}
+		const bool good =
+		        frame_decode(sf->buf + off, end - off, id, &f, &payload, &size) == 0;
+		scan_claim(sf, &f, off, size, good, has_good);
+		off += (uint32_t)size;
+		sf->frames_end = off;
+	}
+	sf->frames_end = ROUND_UP(sf->frames_end, IO_ALIGN);
+}
+
+/* Does slot of the table belong to the frame as decoded, and say the same hash? */
+static bool slot_matches(const struct segment_file *sf, const struct frame_info *f, unsigned slot)
+{
+	const unsigned index = sf->table[slot].index;
+
+	return index < f->n && f->slots[index] == slot &&
+	       hash_equal(f->hashes[index], sf->hashes[slot]);
+}
+
+/* The frame of a slot, checked; good chunks are left in sf->chunks. */
+static bool frame_verify(struct check *c, uint64_t id, const struct footer_slot *s,
+        struct segment_file *sf, struct frame_info *f)
+{
+	const uint32_t off = s->frame_pos * FRAME_ALIGN;
+	const uint8_t *payload = NULL;
+	size_t size = 0;
+
+	if (s->frame_pos == 0 || off >= sf->len)
+		return false;
+	if (frame_decode(
+	            sf->buf + off, MIN(sf->len, sf->frames_end) - off, id, f, &payload, &size) < 0)
+		return false;
+	if (f->store != frame_store(c->state.uuid) || size != s->frame_units * FRAME_ALIGN)
+		return false;
+	c->sum.frames_verified++;
+	return frame_unpack(f, payload, sf->chunks) == 0;
+}
+
+void segment_file_verify(struct check *c, uint64_t id, struct segment_file *sf)
+{
+	uint32_t verified_pos = 0; /* of the frame in f; 0: none yet */
+	bool frame_good = false;
+	struct frame_info f;
+
+	memset(sf->damaged, 0, sizeof(sf->damaged));
+	for (unsigned slot = 0; slot < sf->slots; slot++) {
+		const struct footer_slot *s = &sf->table[slot];
+
+		if (!(s->flags & SLOT_PRESENT))
+			continue;
+		if (s->frame_pos != verified_pos || s->frame_pos == 0) {
+			frame_good = frame_verify(c, id, s, sf, &f);
+			verified_pos = s->frame_pos;
+		}
+		sf->damaged[slot] = !frame_good || !slot_matches(sf, &f, slot);
+		if (sf->damaged[slot] || f.key_id != 0)
+			continue;
+		const uint8_t *chunk = sf->chunks + s->index * CHUNK_SIZE;
+		sf->damaged[slot] = !hash_equal(chunk_hash(&c->hasher, chunk), sf->hashes[slot]);
+		c->sum.chunks_verified++;
+	}
+}

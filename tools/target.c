@@ -1,0 +1,153 @@
+/*
+ * target.c - the TARGET of a command, and asking it for data
+ *
+ * Whether a datastore is mounted is decided by its lock, not by the mount table: a mount that has
+ * been detached lazily, or that is in another mount namespace, still has its daemon.  Between two
+ * steps the daemon may end or start; each step then fails with what it found.
+ */
+#include "tools/target.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+int target_find(struct target *t, const char *arg)
+{
+	struct errmsg em = {0};
+
+	*t = (struct target){0};
+	if (datastore_find(arg, &t->dir, &t->mountpoint, &t->sub, &em) < 0)
+		return cmd_fail(WEIR_EXIT_FAILED, "%s", em.text);
+	if (datastore_holder(t->dir, &t->pid, &em) < 0)
+		return cmd_fail(WEIR_EXIT_FAILED, "%s", em.text);
+	return 0;
+}
+
+void target_release(struct target *t)
+{
+	free(t->dir);
+	free(t->mountpoint);
+	free(t->sub);
+	*t = (struct target){0};
+}
+
+static int ask_daemon(
+        struct target *t, struct target_query *q, struct progress *progress, json_t **ret_json)
+{
+	struct errmsg em = {0};
+	const int r = control_call(t->dir, q->request, progress_update, progress, ret_json, &em);
+
+	progress_end(progress);
+	if (r == 0)
+		return 0;
+	if (r == -ENOTCONN)
+		return cmd_fail(WEIR_EXIT_FAILED,
+		        "cannot %s datastore '%s': pid %ld holds it but does not answer (it may be "
+		        "starting or ending: try again)",
+		        q->verb, t->dir, t->pid);
+	return cmd_fail(WEIR_EXIT_FAILED, "%s", em.text[0] ? em.text : strerror(-r));
+}
+
+static int ask_directory(
+        struct target *t, struct target_query *q, struct progress *progress, json_t **ret_json)
+{
+	const struct datastore_options opt = {.read_only = q->read_only};
+	struct datastore *ds = NULL;
+	struct errmsg em = {0};
+	json_t *json = NULL;
+
+	if (datastore_open(t->dir, &opt, NULL, NULL, &ds, &em) < 0)
+		return cmd_fail(WEIR_EXIT_FAILED, "%s", em.text);
+	const int r = q->report(q->arg, ds, progress, &json, &em);
+	progress_end(progress);
+	const int closed = datastore_close(ds);
+	if (r < 0) {
+		json_decref(json);
+		return cmd_fail(WEIR_EXIT_FAILED, "%s", em.text[0] ? em.text : strerror(-r));
+	}
+	if (closed < 0) {
+		json_decref(json);
+		return cmd_fail(WEIR_EXIT_FAILED, "cannot %s datastore '%s': closing it failed: %s",
+		        q->verb, t->dir, strerror(-closed));
+	}
+	*ret_json = json;
+	return 0;
+}
+
+int target_ask(struct target *t, struct target_query *q, json_t **ret_json)
+{
+	struct progress progress;
+	int r;
+
+	progress_begin(&progress, q->doing, PROGRESS_PARTS);
+	if (!q->request)
+		r = cmd_fail(WEIR_EXIT_FAILED, "out of memory");
+	else if (t->pid)
+		r = ask_daemon(t, q, &progress, ret_json);
+	else
+		r = ask_directory(t, q, &progress, ret_json);
+	json_decref(q->request);
+	q->request = NULL;
+	return r;
+}
+
+void target_print(const struct target *t, json_t *json, bool as_json, target_print_fn *print)
+{
+	if (as_json)
+		cmd_print_json(json);
+	else
+		print(t, json);
+	json_decref(json);
+}
+
+/* Releases what q owns, and t, on every way out. */
+static int ask_and_print(
+        struct target_query *q, const char *arg, bool as_json, target_print_fn *print)
+{
+	struct target t = {0};
+	json_t *json = NULL;
+
+	int code = target_find(&t, arg);
+	if (code == 0)
+		code = target_ask(&t, q, &json);
+	if (code == 0)
+		target_print(&t, json, as_json, print);
+	json_decref(q->request);
+	q->request = NULL;
+	target_release(&t);
+	return code;
+}
+
+int target_command_run(const struct command *cmd, int argc, char **argv, struct target_query *q,
+        target_print_fn *print)
+{
+	static const char *const args[] = {"TARGET"};
+	bool as_json = false;
+	int id;
+
+	while ((id = cmd_option_next(cmd, argc, argv)) > 0)
+		as_json = true;
+	if (id < 0 || cmd_args_check(cmd, argc, argv, args, 1, 1)) {
+		json_decref(q->request);
+		return WEIR_EXIT_USAGE;
+	}
+	return ask_and_print(q, argv[optind], as_json, print);
+}
+
+uint64_t json_u64(const json_t *obj, const char *key)
+{
+	const json_t *v = json_object_get(obj, key);
+	return json_is_integer(v) && json_integer_value(v) > 0 ? (uint64_t)json_integer_value(v)
+	                                                       : 0;
+}
+
+double json_num(const json_t *obj, const char *key)
+{
+	return json_number_value(json_object_get(obj, key));
+}
+
+const char *json_text(const json_t *obj, const char *key)
+{
+	const char *s = json_string_value(json_object_get(obj, key));
+	return s ? s : "";
+}
