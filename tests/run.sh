@@ -89,9 +89,9 @@ if ! packages_install $packages_build $packages_run $packages_test; then
 	echo "tests/run.sh: cannot install packages" >&2
 	failed=1
 else
-	[ -z "$plain" ] || run_build build --buildtype=release -- "$@"
+	[ -z "$plain" ] || run_build build -- "$@"
 	[ -z "$collide" ] ||
-		run_build build-collide --buildtype=debugoptimized -Dhash_bits=16 -- --suite unit "$@"
+		run_build build-collide -Dhash_bits=16 -- --suite unit "$@"
 	if [ -n "$sanitize" ]; then
 		# The sanitizers' bookkeeping confuses the compiler's flow warnings: not errors here.
 		export UBSAN_OPTIONS=halt_on_error=1:abort_on_error=1:print_stacktrace=1

@@ -43,7 +43,7 @@ prepare()
 	if [ -e "$top/build/build.ninja" ]; then
 		meson setup --reconfigure "$top/build" "$top" >/dev/null
 	else
-		meson setup "$top/build" "$top" --buildtype=release
+		meson setup "$top/build" "$top"
 	fi
 	ninja -C "$top/build" tools/weir
 }

@@ -16,7 +16,7 @@ name=$1 seconds=$2
 packages_install $packages_build clang
 build=$top/build-fuzz
 if [ ! -e "$build/build.ninja" ]; then
-	CC=clang meson setup "$build" "$top" --buildtype=debugoptimized -Dlibfuzzer=true \
+	CC=clang meson setup "$build" "$top" -Dlibfuzzer=true \
 		-Dwerror=false -Db_sanitize=address,undefined -Db_lundef=false \
 		-Dc_args=-fsanitize=fuzzer-no-link
 fi
