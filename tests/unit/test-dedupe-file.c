@@ -573,6 +573,7 @@ static void threads_use_save_and_load_it_at_once(void **state)
 	save(d, &dir, 1);
 	dedupe_free(d);
 	assert_int_equal(dedupe_create(MIB, list_fake, NULL, &d), 0);
+	assert_int_equal(dedupe_load(d, dir.io, NAME, uuid_a, 1), 0);
 	for (unsigned i = 0; i < 4; i++) {
 		w[i] = (struct worker){.d = d, .dir = &dir, .from = PAST + 8000 * i};
 		assert_int_equal(
