@@ -6,6 +6,7 @@
  * these are remembered, so that nobody takes their files for orphans.
  */
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -152,6 +153,69 @@ int log_extent_find(struct check *c, struct log_extent *ret_extent)
 	return 0;
 }
 
+static void range_at_stake(struct check *c, const struct ilog_record *rec)
+{
+	struct finding range = {
+	        .kind = FINDING_LOG,
+	        .severity = SEVERITY_NOTE,
+	        .image = rec->image,
+	        .offset = rec->off,
+	        .length = rec->type == ILOG_SHARE ? rec->len / 8 * CHUNK_SIZE : rec->len,
+	        .segment = FINDING_NONE,
+	        .slot = FINDING_NONE,
+	        .text = (char *)"flushed, but behind the damage in the intent log: lost",
+	};
+	char path[PATH_MAX];
+
+	if (rec->txg <= c->state.txg || rec->type == ILOG_ROWS || rec->type == ILOG_DELETE)
+		return;
+	check_path(c, rec->image, path, sizeof(path));
+	finding_add_range(&c->findings, &range, path);
+}
+
+static void batch_at_stake(struct check *c, const struct ilog_batch *b, const uint8_t *buf)
+{
+	struct bytes_in in = {.data = buf + ILOG_BATCH_HEADER_LEN, .len = b->payload_len};
+	struct ilog_record rec;
+
+	for (uint32_t i = 0; i < b->n_records; i++)
+		if (ilog_record_decode(&in, &rec) == 0)
+			range_at_stake(c, &rec);
+}
+
+/*
+ * Good batches of this life of the log that lie behind the damage: they cannot be replayed, since
+ * what came before them is missing, but they say which writes are lost.
+ */
+static int rest_report(struct check *c)
+{
+	CLEANUP(io_closep) struct io_file *f = NULL;
+	CLEANUP(free_ptr) uint8_t *buf = malloc(ILOG_BATCH_MAX + ILOG_BATCH_HEADER_LEN);
+	struct log_extent e;
+	struct ilog_header h;
+	struct ilog_hasher hasher;
+	struct ilog_batch b;
+
+	if (!buf)
+		return -ENOMEM;
+	int r = log_extent_find(c, &e);
+	if (r < 0 || !e.header_good || io_open(c->io, ILOG_NAME, IO_READ, &f) < 0)
+		return r;
+	if (io_pread_exact(f, buf, ILOG_HEADER_LEN, 0) < 0 || ilog_header_decode(buf, &h) < 0)
+		return 0;
+	ilog_hasher_init(&hasher, h.salt);
+	for (uint64_t at = e.good_bytes; at < e.ring_bytes;) {
+		const uint64_t off = (e.tail_off + at) % e.ring_bytes;
+		const bool good = batch_read(f, &hasher, e.ring_bytes, off, buf, &b) == 0 &&
+		                  b.epoch == c->state.log_epoch && b.seq >= c->state.log_tail_seq;
+
+		if (good)
+			batch_at_stake(c, &b, buf);
+		at += good ? ilog_batch_size(&b, e.ring_bytes) : IO_ALIGN;
+	}
+	return 0;
+}
+
 int check_log(struct check *c)
 {
 	struct errmsg em = {0};
@@ -165,7 +229,7 @@ int check_log(struct check *c)
 	c->fix.log_damaged = true;
 	finding_add(&c->findings, FINDING_LOG, SEVERITY_ERROR, "%s",
 	        em.text[0] ? em.text : strerror(-r));
-	return 0;
+	return rest_report(c);
 }
 
 static int no_list(void *arg, uint64_t segment, struct hash128 *hashes, unsigned *ret_n)

@@ -33,6 +33,28 @@ int check_namespace(struct check *c)
 	return r == -ENOMEM ? r : 0;
 }
 
+/* Findings of complaints that have been repeated, by text. */
+static void repeated(void *arg, const char *text)
+{
+	struct findings *f = arg;
+
+	for (size_t i = 0; i < f->n; i++)
+		if (f->list[i].kind == FINDING_NAMESPACE && f->list[i].text &&
+		        !strcmp(f->list[i].text, text))
+			f->list[i].repeated = true;
+}
+
+int check_namespace_again(struct check *c)
+{
+	struct findings *f = &c->findings;
+	const int r = meta_check(c->meta, repeated, f);
+
+	for (size_t i = 0; i < f->n && r == 0; i++)
+		if (f->list[i].kind == FINDING_NAMESPACE && !f->list[i].repeated)
+			finding_mark_repaired(f, &f->list[i]);
+	return r;
+}
+
 void check_path(struct check *c, uint64_t image, char *buf, size_t len)
 {
 	if (ns_path_of(c->ns, image, buf, len) < 0)

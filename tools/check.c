@@ -7,15 +7,15 @@
 #include "tools/check.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "fs/lock.h"
 #include "tools/print.h"
 #include "tools/target.h"
 
-static void check_release(struct check *c)
+void check_release(struct check *c)
 {
 	ns_close(c->ns);
 	meta_close(c->meta);
@@ -30,7 +30,7 @@ static void check_release(struct check *c)
 	repair_list_release(&c->fix);
 }
 
-static int check_open(struct check *c, struct errmsg *em)
+int check_open(struct check *c, struct errmsg *em)
 {
 	int r = io_posix_open(c->dir, &c->io, em);
 
@@ -72,7 +72,7 @@ static int batch_run(struct check *c, size_t first, size_t n, bool whole)
 	return r;
 }
 
-static int check_all(struct check *c)
+int check_all(struct check *c)
 {
 	int r = check_namespace(c);
 
@@ -101,7 +101,7 @@ static int check_all(struct check *c)
 	return r;
 }
 
-static int check_exit_code(const struct check *c)
+int check_exit_code(const struct check *c)
 {
 	const uint64_t *counts = c->findings.counts;
 	uint64_t errors_repaired = 0;
@@ -212,27 +212,6 @@ static int check_dir(struct check *c, bool as_json)
 	return code;
 }
 
-/* Against a mount at the same time; held until the descriptor is closed. */
-static int lock_take(const char *dir, bool alone, int *ret_fd)
-{
-	struct flock lock = {.l_type = alone ? F_WRLCK : F_RDLCK, .l_whence = SEEK_SET};
-	CLEANUP(free_ptr) char *path = NULL;
-
-	if (asprintf(&path, "%s/%s", dir, DATASTORE_LOCK) < 0)
-		return cmd_fail(WEIR_EXIT_FAILED, "out of memory");
-	const int fd = open(path, alone ? O_RDWR | O_CLOEXEC : O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return cmd_fail(WEIR_EXIT_FAILED, "cannot open '%s': %m", path);
-	if (fcntl(fd, F_OFD_SETLK, &lock) < 0) {
-		close(fd);
-		return cmd_fail(WEIR_EXIT_FAILED,
-		        "cannot check datastore '%s': it is in use (see 'weir status %s')", dir,
-		        dir);
-	}
-	*ret_fd = fd;
-	return 0;
-}
-
 struct check_args {
 	bool data, repair, json, no_change;
 };
@@ -240,6 +219,7 @@ struct check_args {
 static int check_target(const struct check_args *a, const char *arg)
 {
 	struct target t = {0};
+	struct errmsg em = {0};
 	int fd = -1;
 	int code = target_find(&t, arg);
 
@@ -247,8 +227,8 @@ static int check_target(const struct check_args *a, const char *arg)
 		code = cmd_fail(WEIR_EXIT_FAILED,
 		        "cannot check datastore '%s': mounted by pid %ld (weir umount %s)", t.dir,
 		        t.pid, t.dir);
-	if (code == 0)
-		code = lock_take(t.dir, a->repair, &fd);
+	if (code == 0 && lock_take(t.dir, !a->repair, &fd, &em) < 0)
+		code = cmd_fail(WEIR_EXIT_FAILED, "%s", em.text);
 	if (code == 0) {
 		struct check c = {.dir = t.dir, .data = a->data, .repair = a->repair};
 		code = check_dir(&c, a->json);

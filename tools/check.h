@@ -60,7 +60,7 @@ enum finding_severity {
 struct finding {
 	enum finding_kind kind;
 	enum finding_severity severity;
-	bool repaired;
+	bool repaired, repeated; /* repeated: by check_namespace_again */
 	uint64_t image, offset, length, segment, slot;
 	char *path; /* owned; NULL: none */
 	char *text; /* owned */
@@ -115,8 +115,9 @@ struct check_segment {
 	uint8_t problems;       /* enum segment_problem */
 	bool loaded;
 	uint16_t n_slots;
-	uint16_t n_damaged;
-	uint16_t *slots; /* owned, n_slots; NULL while its batch is not in work */
+	uint16_t n_damaged;  /* slots */
+	uint16_t frames_bad; /* a frame may be damaged where no slot of it is in use */
+	uint16_t *slots;     /* owned, n_slots; NULL while its batch is not in work */
 };
 
 /* A segment file that no row names. */
@@ -148,6 +149,7 @@ struct segment_file {
 	struct footer_slot table[SEGMENT_SLOTS];
 	struct hash128 hashes[SEGMENT_SLOTS];
 	bool damaged[SEGMENT_SLOTS]; /* by segment_file_verify */
+	unsigned frames_bad;         /* by the same: fail their checksum */
 	uint8_t chunks[FRAME_CHUNKS_MAX * CHUNK_SIZE];
 };
 
@@ -198,8 +200,19 @@ struct check {
  */
 int array_reserve(void *array_ptr, size_t n, size_t *cap, size_t element_size) MUST_CHECK;
 
+/* --- the whole (check.c) --- */
+/* Opens what c->dir names; c has dir, data and repair set.  Release it in any case. */
+int check_open(struct check *c, struct errmsg *em) MUST_CHECK;
+int check_all(struct check *c) MUST_CHECK;
+/* enum weir_exit, by the findings. */
+int check_exit_code(const struct check *c);
+void check_release(struct check *c);
+
+/* --- the parts --- */
 /* Each returns 0 or -errno for what ends the check (no memory); damage is a finding. */
 int check_namespace(struct check *c) MUST_CHECK;
+/* After a repair: what meta.db's own check says no more is repaired. */
+int check_namespace_again(struct check *c) MUST_CHECK;
 int check_log(struct check *c) MUST_CHECK;
 int check_index(struct check *c) MUST_CHECK;
 /* The part of the intent log that can be replayed, as offsets in the ring: from the tail on. */

@@ -34,9 +34,11 @@ static int transaction(struct check *c)
 	r = rows_put(c);
 	if (r == 0)
 		r = c->meta->ops->commit(c->meta);
-	if (r < 0)
+	if (r < 0) {
 		c->meta->ops->rollback(c->meta);
-	return r;
+		return r;
+	}
+	return check_namespace_again(c);
 }
 
 /* A file that stays is an orphan, found again by the next check; so this never fails the repair. */

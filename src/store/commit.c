@@ -98,7 +98,7 @@ static bool candidate_matches(struct store *s, uint64_t loc, struct hash128 hash
 	}
 	struct compare c = {.store = s, .loc = loc, .data = data};
 	const int r = segments_read(s->segments, &loc, 1, compare_frame, &c);
-	if (r == -EIO && !c.seen) {
+	if (r == -EUCLEAN && !c.seen) {
 		gc_heal(s, loc, data);
 		dedupe_remove(s->dedupe, hash, loc);
 	}
@@ -180,14 +180,14 @@ static int buf_fill(struct worker *w, const struct ov_leaf *l, unsigned i, const
 		r = map_get(img->map, chunk, 1, &entry);
 	if (r == 0)
 		r = entry_read(w->store, entry, w->filled);
-	if (r == -ENOMEM)
-		return r;
+	if (r < 0 && r != -EUCLEAN && r != -ESTALE && !txg_impatient(w->store))
+		return r; /* it may work the next time */
 	if (r < 0) {
 		log_error("image %llu at %llu: the chunk under a partial write is damaged; the write is lost with it",
 			(unsigned long long)img->id, (unsigned long long)chunk * CHUNK_SIZE);
 		store_set_health(w->store, STORE_DEGRADED, "image %llu at %llu is damaged", (unsigned long long)img->id,
 			(unsigned long long)chunk * CHUNK_SIZE);
-		return -EIO;
+		return -EUCLEAN;
 	}
 	buf_overlay(b, w->filled);
 	return 0;
@@ -234,7 +234,7 @@ static int slot_store(struct worker *w, struct ov_leaf *l, unsigned i)
 	if (!b->valid)
 		return chunk_store(w, l, i, b->data);
 	const int r = buf_fill(w, l, i, b);
-	if (r == -EIO)
+	if (r == -EUCLEAN)
 		return 0; /* said so; the damaged entry stays, reads of it keep failing */
 	return r < 0 ? r : chunk_store(w, l, i, w->filled);
 }

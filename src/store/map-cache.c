@@ -23,7 +23,8 @@
 #define SHARD_BITS_MAX  6
 #define SHARD_NODES_MIN 32 /* fewer shards rather than shards smaller than this */
 #define BUCKETS_MIN     64
-#define NODE_BYTES      (sizeof(struct node) + 32) /* with its part of the hash table and malloc's */
+/* With its part of the hash table and of malloc's own. */
+#define NODE_BYTES (sizeof(struct node) + 32)
 
 struct shard {
 	pthread_mutex_t lock;

@@ -102,9 +102,9 @@ void nodes_clean(struct nodes *c, uint64_t txg);
 
 /* --- map.c --- */
 
-#define MAP_TABLE_SIZE  4096
-#define MAP_DELETES_MAX 65536u /* node ids a transaction deletes; the collector finds the others   \
-	                        */
+#define MAP_TABLE_SIZE 4096
+/* Node ids that one transaction deletes; the collector finds the others. */
+#define MAP_DELETES_MAX 65536u
 
 struct maps {
 	struct meta *meta;

@@ -266,7 +266,7 @@ static int ctx_read(struct read_ctx *c, struct image *img, uint64_t first, unsig
 			break;
 		before = c->n_missing ? c->missing[0] : 0;
 	}
-	return r == -ESTALE ? -EIO : r;
+	return r == -ESTALE || r == -EUCLEAN ? -EIO : r;
 }
 
 static void ctx_iov(struct read_ctx *c, uint64_t off, size_t len, struct readv *rv)
@@ -379,7 +379,7 @@ static void entry_frame(void *arg, uint64_t loc, unsigned n, const uint8_t *chun
 		cache_insert(f->store->cache, loc + i, data, NULL);
 		if (loc + i != f->loc)
 			continue;
-		f->result = hash_check(hashes[i]) == f->check ? 0 : -EIO;
+		f->result = hash_check(hashes[i]) == f->check ? 0 : -EUCLEAN;
 		memcpy(f->dst, data, CHUNK_SIZE);
 	}
 }
@@ -397,7 +397,7 @@ int entry_read(struct store *s, uint64_t entry, uint8_t *ret_chunk)
 		cache_release(s->cache, &ref);
 		return 0;
 	}
-	struct entry_fetch f = {s, loc, entry_check(entry), ret_chunk, -EIO};
+	struct entry_fetch f = {s, loc, entry_check(entry), ret_chunk, -EUCLEAN};
 	const int r = segments_read(s->segments, &loc, 1, entry_frame, &f);
 	return r < 0 ? r : f.result;
 }

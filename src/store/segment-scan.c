@@ -89,12 +89,16 @@ static void scan_footer(
 	        footer_decode(file + end, len - end, segment, &c->slots, c->table, c->hashes) == 0;
 }
 
+/* Whole blocks only: more was never written, and unaligned reads may not be had. */
 static int file_read(struct io *io, const char *name, uint8_t *buf, size_t cap, size_t *ret_len)
 {
 	CLEANUP(io_closep) struct io_file *f = NULL;
-	const int r = io_open(io, name, IO_READ | IO_DIRECT, &f);
+	uint64_t size = 0;
+	int r = io_open(io, name, IO_READ | IO_DIRECT, &f);
 
-	return r < 0 ? r : io_pread(f, buf, cap, 0, ret_len);
+	if (r == 0)
+		r = io_size(f, &size);
+	return r < 0 ? r : io_pread(f, buf, MIN(size / IO_ALIGN * IO_ALIGN, cap), 0, ret_len);
 }
 
 int segment_scan(struct io *io, const char *name, uint64_t segment, uint32_t store, uint32_t end,

@@ -341,7 +341,7 @@ static void frame_deliver_salvaged(
 			rd->fn(rd->arg, loc_make(rd->h->id, a->slot), 1,
 			        chunks + a->entry.index * CHUNK_SIZE, &f.hashes[a->entry.index]);
 		else
-			read_failed(rd, -EIO);
+			read_failed(rd, -EUCLEAN);
 	}
 }
 
@@ -384,7 +384,7 @@ static int frame_arrived(void *arg, unsigned i, const uint8_t *data, int err, ui
 	if (r == -EUCLEAN)
 		frame_deliver_salvaged(rd, i, data, chunks);
 	else
-		read_failed(rd, r == -EOPNOTSUPP ? r : -EIO);
+		read_failed(rd, r == -EOPNOTSUPP ? r : r == -ENODATA ? -EUCLEAN : -EIO);
 	return 0;
 }
 
@@ -425,8 +425,8 @@ static void refs_fill(struct segment_read *rd, uint32_t base)
 
 	qsort(rd->asks, rd->n_asks, sizeof(rd->asks[0]), ask_compare);
 	while (lost < rd->n_asks && rd->asks[lost].off == 0) {
-		damage_log(rd, &rd->asks[lost++], -EIO);
-		read_failed(rd, -EIO);
+		damage_log(rd, &rd->asks[lost++], -EUCLEAN);
+		read_failed(rd, -EUCLEAN);
 	}
 	rd->n_refs = rd->n_filed = 0;
 	for (unsigned i = lost; i < rd->n_asks; i++) {

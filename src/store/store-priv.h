@@ -124,6 +124,8 @@ struct txg_control {
 	_Atomic uint64_t committed; /* last committed group; written under lock */
 	uint64_t attempts;        /* finished commit attempts, good or bad */
 	int error;                /* of the last attempt */
+	uint64_t stored;          /* the group whose chunks are in segments, synced; the txg thread's */
+	unsigned failed_in_row;   /* attempts at the present group; the txg thread's */
 	bool stop, running, has_thread;
 	pthread_t thread;
 };
@@ -256,7 +258,7 @@ typedef int buf_run_fn(void *arg, unsigned off, unsigned len);
 int buf_runs(const struct buf *b, buf_run_fn *fn, void *arg);
 
 /* --- read.c --- */
-/* Content of a map entry, copied.  -ESTALE: no such slot. */
+/* Content of a map entry, copied.  -ESTALE: no such slot; -EUCLEAN: damaged; -EIO: cannot be read now. */
 int entry_read(struct store *s, uint64_t entry, uint8_t *ret_chunk) MUST_CHECK;
 /* Brings a range into the cache; errors are left for the read that needs it. */
 void read_prefetch(struct image *img, uint64_t off, size_t len);
@@ -278,6 +280,11 @@ int txg_wait(struct store *s, uint64_t txg) MUST_CHECK;
 /* Asks for a commit soon. */
 void txg_kick(struct store *s);
 bool txg_frozen(struct store *s, unsigned *ret_g);
+/*
+ * What cannot be read is taken for damaged: the present group has failed so often that waiting
+ * longer would hold up everything for it.
+ */
+bool txg_impatient(const struct store *s);
 
 /* --- flush.c --- */
 /* After group txg is committed (txg thread). */
@@ -304,6 +311,8 @@ void gc_mark_entry(struct store *s, uint64_t entry);
 bool gc_may_share(struct store *s, uint64_t loc);
 /* Deletes nodes found dead, inside the transaction. */
 int gc_txg_write(struct store *s) MUST_CHECK;
+/* After a transaction succeeded. */
+void gc_txg_committed(struct store *s);
 /* A damaged chunk's content turned up again. */
 void gc_heal(struct store *s, uint64_t loc, const void *data);
 

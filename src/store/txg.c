@@ -4,8 +4,8 @@
  * One thread.  A group goes through
  *	freeze   the gate is closed for a moment; pending inode rows are collected; the next group opens
  *	store    chunks become map entries (commit.c), new ones are appended to segments
- *	map      entries and holes go into the maps, in RAM
  *	sync     segment data is made durable (segments_txg_sync)
+ *	map      entries and holes go into the maps, in RAM
  *	commit   one transaction: namespace rows, map nodes, image and segment rows, the state row
  *	release  the overlay drops the group; the intent log's tail moves
  *
@@ -14,10 +14,11 @@
  * after the commit loses nothing: the log's tail is in the state row, and batches before it are not
  * replayed.
  *
- * A failure anywhere before the commit succeeded: the transaction is rolled back, what was appended
- * to segments is given up (never synced again in the hope of success), the frozen group stays in
- * RAM, where reads find it, and the whole of it is repeated into new segments after a pause.
- * Until that works, writers get the error (store_throttle).
+ * Failures.  Up to and including sync: what was appended to segments is given up (never synced again
+ * in the hope of success), and all of it is repeated into new segments after a pause; the maps have
+ * not seen any of it.  Later: the transaction is rolled back and repeated, with the same entries, for
+ * the segments are durable.  Meanwhile the frozen group stays in RAM, where reads find it, and writers
+ * get the error (store_throttle).
  */
 #include <errno.h>
 #include <string.h>
@@ -28,6 +29,7 @@
 
 #define TICK_NS  (NS_PER_SEC / 4)
 #define RETRY_NS NS_PER_SEC
+#define PATIENCE 10u /* attempts at a group before what cannot be read counts as lost */
 
 /* Smaller groups say nothing about how fast commits are. */
 #define RATE_BYTES_MIN (4u << 20)
@@ -40,6 +42,11 @@ bool txg_frozen(struct store *s, unsigned *ret_g)
 
 	*ret_g = (open - 1) & 1;
 	return open > atomic_load(&s->txg.committed) + 1;
+}
+
+bool txg_impatient(const struct store *s)
+{
+	return s->txg.failed_in_row >= PATIENCE;
 }
 
 static void freeze(struct store *s)
@@ -101,10 +108,44 @@ static int image_to_map(struct image *img, unsigned g)
 		const struct punch *p = &ig->punches.v[i];
 		const int r = map_fill(img->map, p->first * LEAF_CHUNKS, p->last * LEAF_CHUNKS,
 			p->zero ? ENTRY_ZERO : ENTRY_HOLE);
+		if (r == -EIO && txg_impatient(img->store)) {
+			log_error("image %llu: a hole could not be made, the map there is damaged", (unsigned long long)img->id);
+			continue;
+		}
 		if (r < 0)
 			return r;
 	}
 	return 0;
+}
+
+/*
+ * The leaf's node is damaged.  What the group wrote is put into a new one; the other chunks of the leaf
+ * are lost, and get entries that no read can follow.
+ */
+static int replace_leaf(struct ov_leaf *l)
+{
+	const uint64_t lost = entry_data(loc_make(SEGMENT_ID_MAX, 0), 0);
+	uint64_t entries[LEAF_CHUNKS];
+
+	for (unsigned i = 0; i < LEAF_CHUNKS; i++)
+		entries[i] = l->entries[i] == MAP_KEEP ? lost : l->entries[i];
+	store_set_health(l->image->store, STORE_DEGRADED, "the map of image %llu at %llu is damaged", (unsigned long long)l->image->id,
+		(unsigned long long)(l->index * LEAF_BYTES));
+	return map_set(l->image->map, l->index * LEAF_CHUNKS, LEAF_CHUNKS, entries);
+}
+
+static int leaf_to_map(struct store *s, struct ov_leaf *l)
+{
+	int r = map_set(l->image->map, l->index * LEAF_CHUNKS, LEAF_CHUNKS, l->entries);
+
+	if (r == -EIO && txg_impatient(s))
+		r = replace_leaf(l);
+	if (r == -EIO && txg_impatient(s)) {
+		log_error("image %llu at %llu: the map above is damaged; writes to this MiB are lost", (unsigned long long)l->image->id,
+			(unsigned long long)(l->index * LEAF_BYTES));
+		r = 0;
+	}
+	return r;
 }
 
 static int group_to_maps(struct store *s, unsigned g, struct ov_leaf **leaves, size_t n)
@@ -115,24 +156,36 @@ static int group_to_maps(struct store *s, unsigned g, struct ov_leaf **leaves, s
 		r = image_to_map(img, g);
 	for (size_t i = 0; r == 0 && i < n; i++)
 		if (!leaves[i]->image->groups[g].deleted)
-			r = map_set(leaves[i]->image->map, leaves[i]->index * LEAF_CHUNKS, LEAF_CHUNKS, leaves[i]->entries);
+			r = leaf_to_map(s, leaves[i]);
+	return r;
+}
+
+/* Chunks into segments, durably; leaves the maps alone, so that it can be repeated from the start. */
+static int store_leaves(struct store *s, uint64_t txg, struct ov_leaf **leaves, size_t n)
+{
+	int r;
+
+	if (s->txg.stored == txg)
+		return 0; /* an earlier attempt came further than this */
+	r = commit_leaves(s, txg, leaves, n);
+	if (r == 0)
+		r = segments_txg_sync(s->segments);
+	if (r < 0)
+		segments_txg_abort(s->segments);
+	else
+		s->txg.stored = txg;
 	return r;
 }
 
 static int store_group(struct store *s, uint64_t txg)
 {
-	const unsigned g = txg & 1;
 	CLEANUP(free_ptr) struct ov_leaf **leaves = NULL;
 	size_t n;
-	int r = collect_leaves(s, g, &leaves, &n);
+	int r = collect_leaves(s, txg & 1, &leaves, &n);
 
 	if (r == 0)
-		r = commit_leaves(s, txg, leaves, n);
-	if (r == 0)
-		r = group_to_maps(s, g, leaves, n);
-	if (r == 0)
-		r = segments_txg_sync(s->segments);
-	return r;
+		r = store_leaves(s, txg, leaves, n);
+	return r < 0 ? r : group_to_maps(s, txg & 1, leaves, n);
 }
 
 /* --- the transaction --- */
@@ -198,6 +251,7 @@ static void committed(struct store *s, uint64_t txg, uint64_t start_ns)
 	maps_txg_committed(s->maps);
 	segments_txg_committed(s->segments);
 	overlay_release(s, txg & 1);
+	gc_txg_committed(s);
 	if (s->log)
 		ilog_trim(s->log, s->state.log_tail_off);
 	atomic_fetch_add(&s->count.commits, 1);
@@ -216,7 +270,6 @@ static int commit_group(struct store *s, uint64_t txg)
 	if (r == 0)
 		r = transact(s, txg);
 	if (r < 0) {
-		segments_txg_abort(s->segments);
 		atomic_fetch_add(&s->count.failures, 1);
 		atomic_store(&s->commit_error, r);
 		store_set_health(s, STORE_DEGRADED, "cannot commit group %llu: %s; what was flushed is safe, the rest is kept in memory and retried",
@@ -241,6 +294,7 @@ int txg_commit_now(struct store *s)
 	const int r = commit_group(s, txg);
 	pthread_mutex_lock(&s->txg.lock);
 	s->txg.attempts++;
+	s->txg.failed_in_row = r < 0 ? s->txg.failed_in_row + 1 : 0;
 	s->txg.error = r;
 	if (r == 0)
 		atomic_store(&s->txg.committed, txg);

@@ -20,6 +20,7 @@ struct model_image {
 	uint8_t *now;     /* the last acknowledged state */
 	struct change *head, **tail; /* from durable to now */
 	unsigned n_changes;
+	bool deleted; /* and that not committed yet: it may not be changed until then */
 };
 
 struct model {
@@ -217,16 +218,18 @@ static int do_share(struct model *m, unsigned i)
 	struct model_image *from = &m->images[i], *to = &m->images[j];
 	const uint32_t chunks = MODEL_BYTES / CHUNK_SIZE;
 	const uint32_t src = (uint32_t)rng_below(&m->rng, chunks), dst = (uint32_t)rng_below(&m->rng, chunks);
-	const uint32_t n = (uint32_t)MIN(1 + rng_below(&m->rng, 400), chunks - MAX(src, dst));
+	const uint32_t wanted = 1 + (uint32_t)rng_below(&m->rng, 400);
+	const uint32_t n = MIN(wanted, chunks - MAX(src, dst));
 
 	snprintf(m->op, sizeof(m->op), "share image %u chunk %u to image %u chunk %u, %u chunks", i, src, j, dst, n);
 	int r = store_throttle(m->store, 0);
 	if (r < 0)
 		return r;
+	uint64_t shared;
 	/* One chunk at a time: each call is all or nothing, as the model has it. */
 	for (uint32_t k = 0; k < n; k++) {
 		store_enter(m->store);
-		r = store_share(from->handle, (uint64_t)(src + k) * CHUNK_SIZE, to->handle, (uint64_t)(dst + k) * CHUNK_SIZE, CHUNK_SIZE);
+		r = store_share(from->handle, (uint64_t)(src + k) * CHUNK_SIZE, to->handle, (uint64_t)(dst + k) * CHUNK_SIZE, CHUNK_SIZE, &shared);
 		store_leave(m->store);
 		if (r == -EAGAIN)
 			continue;
@@ -246,8 +249,10 @@ static int do_delete(struct model *m, unsigned i)
 	store_enter(m->store);
 	r = store_image_delete(m->store, MODEL_FIRST_IMAGE + i);
 	store_leave(m->store);
-	if (r == 0)
+	if (r == 0) {
 		acknowledge(&m->images[i], 0, MODEL_BYTES, NULL);
+		m->images[i].deleted = true;
+	}
 	return r;
 }
 
@@ -264,8 +269,10 @@ int model_sync(struct model *m)
 {
 	snprintf(m->op, sizeof(m->op), "sync");
 	const int r = store_sync(m->store);
-	for (unsigned i = 0; r == 0 && i < MODEL_IMAGES; i++)
+	for (unsigned i = 0; r == 0 && i < MODEL_IMAGES; i++) {
 		made_durable(&m->images[i]);
+		m->images[i].deleted = false;
+	}
 	return r;
 }
 
@@ -296,6 +303,8 @@ int model_step(struct model *m)
 	const unsigned i = (unsigned)rng_below(&m->rng, MODEL_IMAGES);
 	const unsigned what = (unsigned)rng_below(&m->rng, 100);
 
+	if (what < 58 && (m->images[i].deleted || m->images[(i + 1) % MODEL_IMAGES].deleted))
+		return model_sync(m);
 	if (what < 45)
 		return do_write(m, i);
 	if (what < 53)
@@ -331,14 +340,14 @@ void model_verify(struct model *m)
 	}
 }
 
-static void image_recovered(struct model *m, unsigned i)
+static int image_recovered(struct model *m, unsigned i)
 {
 	struct model_image *mi = &m->images[i];
 	const int r = store_read(mi->handle, 0, m->buf, MODEL_BYTES);
 	unsigned n = 0;
 
 	if (r < 0)
-		die(m, strerror(-r), i, 0);
+		return r;
 	const size_t from_durable = first_difference(m->buf, mi->durable);
 	for (const struct change *c = mi->head; memcmp(m->buf, mi->durable, MODEL_BYTES) != 0; c = c->next, n++) {
 		if (!c) {
@@ -349,10 +358,16 @@ static void image_recovered(struct model *m, unsigned i)
 	}
 	memcpy(mi->now, mi->durable, MODEL_BYTES);
 	forget_changes(mi);
+	mi->deleted = false;
+	return 0;
 }
 
-void model_recovered(struct model *m)
+int model_recovered(struct model *m)
 {
-	for (unsigned i = 0; i < MODEL_IMAGES; i++)
-		image_recovered(m, i);
+	int r = 0;
+
+	snprintf(m->op, sizeof(m->op), "recovery");
+	for (unsigned i = 0; r == 0 && i < MODEL_IMAGES; i++)
+		r = image_recovered(m, i);
+	return r;
 }

@@ -39,5 +39,5 @@ int model_sync(struct model *m);
 /* Reads everything and compares with the last acknowledged state. */
 void model_verify(struct model *m);
 /* After a crash: each image is a prefix of its history that holds all that was flushed. */
-void model_recovered(struct model *m);
+int model_recovered(struct model *m);
 const char *model_last_op(const struct model *m);

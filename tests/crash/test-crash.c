@@ -158,6 +158,8 @@ static void crash_once(struct bed *b, uint64_t in_steps, enum iosim_crash_mode h
 	iosim_crash_at(b->sim, iosim_steps(b->sim) + 1 + in_steps);
 	int r = b->store ? 0 : bed_open(b, &em);
 	if (r == 0)
+		r = model_recovered(b->model);
+	if (r == 0)
 		r = bed_work(b, 200);
 	if (r == 0)
 		iosim_power_off(b->sim);
@@ -174,7 +176,7 @@ static void crash_cycles(struct bed *b, enum iosim_crash_mode how)
 		crash_once(b, rng_below(&b->rng, rng_below(&b->rng, 2) ? 400 : 40), how);
 	}
 	bed_open_whole(b);
-	model_recovered(b->model);
+	must("read after recovery", model_recovered(b->model), NULL);
 	bed_work_whole(b, 60);
 	must("sync", model_sync(b->model), NULL);
 	bed_close(b);
@@ -208,7 +210,7 @@ static void reopen_after_faults(struct bed *b)
 	bed_kill(b);
 	iosim_crash(b->sim, rng_below(&b->rng, 2) ? IOSIM_KEEP : IOSIM_RANDOM, rng_next(&b->rng));
 	bed_open_whole(b);
-	model_recovered(b->model);
+	must("read after recovery", model_recovered(b->model), NULL);
 	bed_work_whole(b, 40);
 	must("sync", model_sync(b->model), NULL);
 	bed_close(b);
@@ -268,7 +270,7 @@ static void mode_sweep(struct bed *b)
 		bed_kill(&t);
 		iosim_crash(t.sim, IOSIM_RANDOM, start.seed + step);
 		bed_open_whole(&t);
-		model_recovered(t.model);
+		must("read after recovery", model_recovered(t.model), NULL);
 		bed_work_whole(&t, 10);
 		bed_kill(&t);
 		bed_free(&t);

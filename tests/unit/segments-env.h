@@ -275,6 +275,7 @@ struct env {
 	bool read_only;
 	struct known *known;
 	unsigned n_known, cap_known;
+	uint32_t *known_at; /* by segment and slot: index in known[], if that still has the loc */
 	uint64_t next_seed;
 };
 
@@ -315,7 +316,8 @@ static inline int env_setup(void **state)
 
 	assert_non_null(e);
 	if (!getenv("SEGMENTS_LOG"))
-		log_set_level(LOG_ERROR - 1); /* damage is the subject here, its log lines are noise */
+		log_set_level(
+		        LOG_ERROR - 1); /* damage is the subject here, its log lines are noise */
 	strcpy(e->dir, "/tmp/weir-segments-XXXXXX");
 	assert_non_null(mkdtemp(e->dir));
 	e->io.base.ops = &fault_ops;
@@ -328,6 +330,8 @@ static inline int env_setup(void **state)
 	e->next_segment = 1;
 	e->table_bytes = 1 << 20;
 	e->next_seed = 1;
+	e->known_at = calloc((size_t)MEM_ROWS * SEGMENT_SLOTS, sizeof(*e->known_at));
+	assert_non_null(e->known_at);
 	env_mount(e);
 	*state = e;
 	return 0;
@@ -344,6 +348,7 @@ static inline int env_teardown(void **state)
 	assert_int_equal(system(cmd), 0);
 	free(e->meta);
 	free(e->known);
+	free(e->known_at);
 	free(e);
 	return 0;
 }
@@ -373,6 +378,7 @@ static inline void known_add(struct env *e, uint64_t loc, uint64_t seed)
 		e->known = realloc(e->known, e->cap_known * sizeof(*e->known));
 		assert_non_null(e->known);
 	}
+	e->known_at[loc_segment(loc) * SEGMENT_SLOTS + loc_slot(loc)] = e->n_known;
 	e->known[e->n_known++] = (struct known){loc, seed};
 }
 
@@ -408,6 +414,13 @@ static inline int env_commit(struct env *e)
 	return 0;
 }
 
+static inline const struct known *known_find(struct env *e, uint64_t loc)
+{
+	const uint32_t i = e->known_at[loc_segment(loc) * SEGMENT_SLOTS + loc_slot(loc)];
+
+	return i < e->n_known && e->known[i].loc == loc ? &e->known[i] : NULL;
+}
+
 /* Reading back: every chunk handed out must be a known one with its own content. */
 struct readback {
 	struct env *e;
@@ -430,12 +443,11 @@ static inline void readback_fn(
 			if (rb->locs[k] != loc + i)
 				continue;
 			rb->seen[k] = true;
-			for (unsigned j = 0; j < rb->e->n_known; j++) {
-				if (rb->e->known[j].loc != loc + i)
-					continue;
-				chunk_fill(rb->e->known[j].seed, want);
-				rb->wrong |= memcmp(want, chunks + i * CHUNK_SIZE, CHUNK_SIZE) != 0;
-			}
+			const struct known *known = known_find(rb->e, loc + i);
+			if (!known)
+				continue;
+			chunk_fill(known->seed, want);
+			rb->wrong |= memcmp(want, chunks + i * CHUNK_SIZE, CHUNK_SIZE) != 0;
 		}
 	}
 }
@@ -459,7 +471,7 @@ static inline int env_read(struct env *e, const uint64_t *locs, unsigned n, bool
 /* All that is recorded can be read, in batches of changing size. */
 static inline void env_verify(struct env *e)
 {
-	uint64_t locs[40];
+	uint64_t locs[40] = {0};
 
 	for (unsigned i = 0; i < e->n_known;) {
 		const unsigned n = MIN(1 + i % ARRAY_SIZE(locs), e->n_known - i);

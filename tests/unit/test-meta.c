@@ -70,7 +70,8 @@ static int sum_ids(void *arg, uint64_t id)
 static void test_rows_come_back_after_reopen(void **state)
 {
 	const struct image_row image = {7, 1ull << 40, 4, 11, 12, 13};
-	const struct segment_row segment = {1ull << 37, 2, 0, 0, SEGMENT_SEALED, 4000000, 2048, 2000, 3999999, 4100000, 99};
+	const struct segment_row segment = {
+	        1ull << 37, 2, 0, 0, SEGMENT_SEALED, 4000000, 2048, 2000, 3999999, 4100000, 99};
 	struct store_state s, t;
 	struct image_row got;
 	uint64_t sum = 0;
@@ -139,7 +140,8 @@ static void test_each_visits_all_in_order_and_stops_on_demand(void **state)
 	assert_int_equal(m->ops->begin(m), 0);
 	for (uint32_t i = 200; i > 0; i--) {
 		const struct image_row image = {.image = i};
-		const struct segment_row segment = {.id = i, .state = SEGMENT_OPEN, .bytes = 10 * i};
+		const struct segment_row segment = {
+		        .id = i, .state = SEGMENT_OPEN, .bytes = 10 * i};
 		assert_int_equal(m->ops->image_put(m, &image), 0);
 		assert_int_equal(m->ops->segment_put(m, &segment), 0);
 	}
@@ -194,6 +196,47 @@ static void test_wal_stays_bounded(void **state)
 		put_nodes(m, 1 + i * 100, 600, (uint8_t)i, 4000);
 	assert_true(file_size_of(f.dir, "meta.db-wal") < 40u << 20);
 	assert_true(file_size_of(f.dir, "meta.db") > 10u << 20);
+	meta_close(m);
+	fixture_close(&f);
+}
+
+/* Pages are allocated, freed, copied and reused in every order; none may be taken for damaged. */
+static void test_churn_reads_back_and_checks_clean(void **state)
+{
+	enum { IDS = 400 };
+	static uint16_t lens[IDS];
+	struct fixture f;
+	uint64_t random = 12345;
+	uint8_t blob[NODE_BLOB_MAX];
+
+	fixture_open(&f);
+	fixture_create(&f);
+	memset(lens, 0, sizeof(lens));
+	struct meta *m = fixture_meta(&f, false);
+	for (unsigned round = 0; round < 60; round++) {
+		assert_int_equal(m->ops->begin(m), 0);
+		for (unsigned i = 0; i < 200; i++) {
+			random = random * 6364136223846793005ull + 1442695040888963407ull;
+			const unsigned id = (unsigned)(random >> 33) % IDS;
+			lens[id] =
+			        random >> 62 ? (uint16_t)(1 + (random >> 40) % NODE_BLOB_MAX) : 0;
+			memset(blob, (int)(id + lens[id]), sizeof(blob));
+			if (lens[id])
+				assert_int_equal(m->ops->node_put(m, id + 1, blob, lens[id]), 0);
+			else
+				assert_int_equal(m->ops->node_del(m, id + 1), 0);
+		}
+		assert_int_equal(m->ops->commit(m), 0);
+		if (round % 5 == 0)
+			assert_int_equal(meta_checkpoint(m), 0);
+		if (round % 11 == 0) {
+			meta_close(m);
+			m = fixture_meta(&f, false);
+		}
+		for (unsigned id = 0; id < IDS; id++)
+			assert_int_equal(node_fill(m, id + 1),
+			        lens[id] ? (uint8_t)(id + lens[id]) : -ENOENT);
+	}
 	meta_close(m);
 	fixture_close(&f);
 }
@@ -254,7 +297,9 @@ static void test_what_is_no_datastore_is_refused(void **state)
 	write_file(&f, "meta.db", "SQLite format 3", 16);
 	assert_int_equal(meta_open(f.io, true, &m, &em), -EMEDIUMTYPE);
 	char cmd[300];
-	snprintf(cmd, sizeof(cmd), "rm %s/meta.db; sqlite3 %s/meta.db 'create table t(a); insert into t values(1)'", f.dir, f.dir);
+	snprintf(cmd, sizeof(cmd),
+	        "rm %s/meta.db; sqlite3 %s/meta.db 'create table t(a); insert into t values(1)'",
+	        f.dir, f.dir);
 	if (system(cmd) == 0)
 		assert_int_equal(meta_open(f.io, false, &m, &em), -EMEDIUMTYPE);
 	assert_null(m);
@@ -399,21 +444,22 @@ static void test_a_wal_damaged_before_its_last_commit_is_not_silently_cut(void *
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_create_then_open_gives_what_was_asked_for),
-		cmocka_unit_test(test_create_refuses_to_replace),
-		cmocka_unit_test(test_rows_come_back_after_reopen),
-		cmocka_unit_test(test_each_visits_all_in_order_and_stops_on_demand),
-		cmocka_unit_test(test_rollback_leaves_nothing),
-		cmocka_unit_test(test_wal_stays_bounded),
-		cmocka_unit_test(test_read_only_changes_nothing),
-		cmocka_unit_test(test_what_is_no_datastore_is_refused),
-		cmocka_unit_test(test_a_newer_version_is_refused),
-		cmocka_unit_test(test_a_damaged_first_page_is_reported),
-		cmocka_unit_test(test_damaged_pages_are_errors_and_never_wrong_data),
-		cmocka_unit_test(test_damage_in_the_wal_is_an_error_when_read),
-		cmocka_unit_test(test_a_wal_damaged_before_its_last_commit_is_not_silently_cut),
+	        cmocka_unit_test(test_create_then_open_gives_what_was_asked_for),
+	        cmocka_unit_test(test_create_refuses_to_replace),
+	        cmocka_unit_test(test_rows_come_back_after_reopen),
+	        cmocka_unit_test(test_each_visits_all_in_order_and_stops_on_demand),
+	        cmocka_unit_test(test_rollback_leaves_nothing),
+	        cmocka_unit_test(test_wal_stays_bounded),
+	        cmocka_unit_test(test_churn_reads_back_and_checks_clean),
+	        cmocka_unit_test(test_read_only_changes_nothing),
+	        cmocka_unit_test(test_what_is_no_datastore_is_refused),
+	        cmocka_unit_test(test_a_newer_version_is_refused),
+	        cmocka_unit_test(test_a_damaged_first_page_is_reported),
+	        cmocka_unit_test(test_damaged_pages_are_errors_and_never_wrong_data),
+	        cmocka_unit_test(test_damage_in_the_wal_is_an_error_when_read),
+	        cmocka_unit_test(test_a_wal_damaged_before_its_last_commit_is_not_silently_cut),
 	};
 
-	log_set_level(getenv("WEIR_TEST_VERBOSE") ? LOG_NOTE : (enum log_level)-1);
+	log_set_level(getenv("WEIR_TEST_VERBOSE") ? LOG_NOTE : (enum log_level) - 1);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

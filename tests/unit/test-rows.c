@@ -7,42 +7,60 @@
 #include "meta/rows.h"
 
 static const struct row samples[] = {
-	{.type = ROW_INODE_PUT,
-		.inode = {.ino = 0x0102030405060708,
-			.mode = S_IFREG | 0644,
-			.uid = 1000,
-			.gid = 1001,
-			.nlink = 1,
-			.rdev = 0,
-			.size = 0x1122334455,
-			.atime = {1, 2},
-			.mtime = {-3, 999999999},
-			.ctime = {5, 6},
-			.btime = {7, 8},
-			.parent = 0,
-			.generation = 9}},
-	{.type = ROW_INODE_DEL, .owner = 7},
-	{.type = ROW_NAME_PUT, .owner = 1, .id = 16, .ino = 7, .mode = S_IFREG, .name = "a\xff", .name_len = 2},
-	{.type = ROW_NAME_DEL, .owner = 1, .name = "b", .name_len = 1},
-	{.type = ROW_SYMLINK_PUT, .owner = 8, .value = "../x", .value_len = 4},
-	{.type = ROW_XATTR_PUT, .owner = 7, .name = "user.k", .name_len = 6, .value = "v\0w", .value_len = 3},
-	{.type = ROW_XATTR_PUT, .owner = 7, .name = "user.e", .name_len = 6, .value = "", .value_len = 0},
-	{.type = ROW_XATTR_DEL, .owner = 7, .name = "user.k", .name_len = 6},
+        {.type = ROW_INODE_PUT,
+                .inode = {.ino = 0x0102030405060708,
+                        .mode = S_IFREG | 0644,
+                        .uid = 1000,
+                        .gid = 1001,
+                        .nlink = 1,
+                        .rdev = 0,
+                        .size = 0x1122334455,
+                        .atime = {1, 2},
+                        .mtime = {-3, 999999999},
+                        .ctime = {5, 6},
+                        .btime = {7, 8},
+                        .parent = 0,
+                        .generation = 9}},
+        {.type = ROW_INODE_DEL, .owner = 7},
+        {.type = ROW_NAME_PUT,
+                .owner = 1,
+                .id = 16,
+                .ino = 7,
+                .mode = S_IFREG,
+                .name = "a\xff",
+                .name_len = 2},
+        {.type = ROW_NAME_DEL, .owner = 1, .name = "b", .name_len = 1},
+        {.type = ROW_SYMLINK_PUT, .owner = 8, .value = "../x", .value_len = 4},
+        {.type = ROW_XATTR_PUT,
+                .owner = 7,
+                .name = "user.k",
+                .name_len = 6,
+                .value = "v\0w",
+                .value_len = 3},
+        {.type = ROW_XATTR_PUT,
+                .owner = 7,
+                .name = "user.e",
+                .name_len = 6,
+                .value = "",
+                .value_len = 0},
+        {.type = ROW_XATTR_DEL, .owner = 7, .name = "user.k", .name_len = 6},
 };
 
 static const uint8_t golden[] = {
-	/* inode put */ 113, 0, 0, 0, 1, 8, 7, 6, 5, 4, 3, 2, 1, 0xa4, 0x81, 0, 0, 0xe8, 3, 0, 0, 0xe9, 3, 0, 0, 1, 0, 0,
-	0, 0, 0, 0, 0, 0, 0, 0, 0, 0x55, 0x44, 0x33, 0x22, 0x11, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0xfd, 0xff,
-	0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xc9, 0x9a, 0x3b, 5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 7, 0, 0, 0, 0, 0,
-	0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0,
-	/* inode del */ 9, 0, 0, 0, 2, 7, 0, 0, 0, 0, 0, 0, 0,
-	/* name put */ 31, 0, 0, 0, 3, 1, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0x80, 0,
-	0, 'a', 0xff,
-	/* name del */ 10, 0, 0, 0, 4, 1, 0, 0, 0, 0, 0, 0, 0, 'b',
-	/* symlink put */ 13, 0, 0, 0, 5, 8, 0, 0, 0, 0, 0, 0, 0, '.', '.', '/', 'x',
-	/* xattr put */ 19, 0, 0, 0, 6, 7, 0, 0, 0, 0, 0, 0, 0, 6, 'u', 's', 'e', 'r', '.', 'k', 'v', 0, 'w',
-	/* empty xattr */ 16, 0, 0, 0, 6, 7, 0, 0, 0, 0, 0, 0, 0, 6, 'u', 's', 'e', 'r', '.', 'e',
-	/* xattr del */ 15, 0, 0, 0, 7, 7, 0, 0, 0, 0, 0, 0, 0, 'u', 's', 'e', 'r', '.', 'k'};
+        /* inode put */ 105, 0, 0, 0, 1, 8, 7, 6, 5, 4, 3, 2, 1, 0xa4, 0x81, 0, 0, 0xe8, 3, 0, 0,
+        0xe9, 3, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x55, 0x44, 0x33, 0x22, 0x11, 0, 0, 0, 1,
+        0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0xfd, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xc9,
+        0x9a, 0x3b, 5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0,
+        0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0,
+        /* inode del */ 9, 0, 0, 0, 2, 7, 0, 0, 0, 0, 0, 0, 0,
+        /* name put */ 31, 0, 0, 0, 3, 1, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0,
+        0, 0, 0, 0, 0, 0x80, 0, 0, 'a', 0xff,
+        /* name del */ 10, 0, 0, 0, 4, 1, 0, 0, 0, 0, 0, 0, 0, 'b',
+        /* symlink put */ 13, 0, 0, 0, 5, 8, 0, 0, 0, 0, 0, 0, 0, '.', '.', '/', 'x',
+        /* xattr put */ 19, 0, 0, 0, 6, 7, 0, 0, 0, 0, 0, 0, 0, 6, 'u', 's', 'e', 'r', '.', 'k',
+        'v', 0, 'w',
+        /* empty xattr */ 16, 0, 0, 0, 6, 7, 0, 0, 0, 0, 0, 0, 0, 6, 'u', 's', 'e', 'r', '.', 'e',
+        /* xattr del */ 15, 0, 0, 0, 7, 7, 0, 0, 0, 0, 0, 0, 0, 'u', 's', 'e', 'r', '.', 'k'};
 
 static void test_encoding_is_as_documented(void **state)
 {
@@ -180,7 +198,8 @@ static void test_rows_apply_is_all_in_the_transaction_and_repeatable(void **stat
 	assert_int_equal(m->ops->rows_apply(m, golden, sizeof(golden)), 0);
 	assert_int_equal(m->ops->rows_apply(m, golden, sizeof(golden)), 0);
 	assert_int_equal(m->ops->commit(m), 0);
-	/* A file of no name but one link, a name that leads nowhere, a target and attributes of nothing. */
+	/* A file of no name but one link, a name that leads nowhere, a target and attributes of
+	 * nothing. */
 	assert_int_equal(complaints(m), 4);
 	meta_close(m);
 	fixture_close(&f);
@@ -189,13 +208,13 @@ static void test_rows_apply_is_all_in_the_transaction_and_repeatable(void **stat
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_encoding_is_as_documented),
-		cmocka_unit_test(test_decoding_gives_back_what_was_encoded),
-		cmocka_unit_test(test_a_cut_row_is_refused),
-		cmocka_unit_test(test_nonsense_is_refused),
-		cmocka_unit_test(test_rows_apply_is_all_in_the_transaction_and_repeatable),
+	        cmocka_unit_test(test_encoding_is_as_documented),
+	        cmocka_unit_test(test_decoding_gives_back_what_was_encoded),
+	        cmocka_unit_test(test_a_cut_row_is_refused),
+	        cmocka_unit_test(test_nonsense_is_refused),
+	        cmocka_unit_test(test_rows_apply_is_all_in_the_transaction_and_repeatable),
 	};
 
-	log_set_level(getenv("WEIR_TEST_VERBOSE") ? LOG_NOTE : (enum log_level)-1);
+	log_set_level(getenv("WEIR_TEST_VERBOSE") ? LOG_NOTE : (enum log_level) - 1);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
