@@ -16,6 +16,7 @@ struct mount_options {
 
 /*
  * Mounts and serves.  In the background (the default) the caller's process returns 0 when the mount
- * is usable, or an error with em as filled in by the daemon; the daemon is a detached child.  In the foreground it returns when unmounted.
+ * is usable, or an error with em as filled in by the daemon; the daemon is a detached child.  In
+ * the foreground it returns when unmounted.
  */
 int daemon_mount(const struct mount_options *opt, struct errmsg *em) MUST_CHECK;

@@ -4,8 +4,9 @@
  * The only code that includes sqlite3.h is in meta/.  Page size 8192, WAL, synchronous=FULL,
  * trusted_schema=OFF; one writer connection used by the txg thread alone, a small pool of reader
  * connections that see the last commit and never wait.  All file access goes through struct io, by
- * a VFS of our own (meta/dbvfs.c), which also gives every page of meta.db a checksum in 8 reserved bytes:
- * a damaged page is an error for what is on it, never wrong data.  The WAL index lives in process memory: one process, one daemon.
+ * a VFS of our own (meta/dbvfs.c), which also gives every page of meta.db a checksum in 8 reserved
+ * bytes: a damaged page is an error for what is on it, never wrong data.  The WAL index lives in
+ * process memory: one process, one daemon.
  */
 #pragma once
 
@@ -22,10 +23,11 @@ struct meta_create_params {
 };
 
 /*
- * Creates meta.db: schema, datastore row (new uuid, new domain key), root directory inode 1 (mode 0755, uid/gid of the caller).
- * Durable on return, directory included.
+ * Creates meta.db: schema, datastore row (new uuid, new domain key), root directory inode 1 (mode
+ * 0755, uid/gid of the caller). Durable on return, directory included.
  */
-int meta_create(struct io *io, const struct meta_create_params *params, struct errmsg *em) MUST_CHECK;
+int meta_create(
+        struct io *io, const struct meta_create_params *params, struct errmsg *em) MUST_CHECK;
 
 /*
  * Opens; upgrades an older schema by the numbered migrations; refuses a newer one
@@ -42,8 +44,12 @@ struct meta_info {
 int meta_info_get(struct meta *m, struct meta_info *ret_info) MUST_CHECK;
 /* Bytes of meta.db and its WAL. */
 int meta_size(struct meta *m, uint64_t *ret_bytes) MUST_CHECK;
-/* Moves WAL content into meta.db, as far as readers allow; called by the txg thread now and then. */
+/* Moves WAL content into meta.db, as far as readers allow; called by the txg thread now and then.
+ */
 int meta_checkpoint(struct meta *m) MUST_CHECK;
-/* PRAGMA integrity_check and foreign-row checks of the namespace; fn gets each complaint. */
+/*
+ * PRAGMA integrity_check and the invariants of the namespace, of the committed state; fn gets each
+ * complaint.  0 when the check was made, whatever it found.
+ */
 typedef void meta_complaint_fn(void *arg, const char *text);
 int meta_check(struct meta *m, meta_complaint_fn *fn, void *arg) MUST_CHECK;

@@ -11,14 +11,18 @@
 #include "fs/datastore.h"
 
 /*
- * {"datastore","uuid","total": {logical_bytes, written_bytes, zero_bytes, hole_bytes, unique_bytes, live_bytes, stored_bytes,
- * metadata_bytes, dedupe_ratio, compression_ratio, total_ratio, segments, segments_open, live_share, ...},
- * "memory": {...}, "activity": {...}, "images": [{path, inode, size_bytes, written_bytes, zero_bytes, unique_bytes, shared_bytes}]}
- * paths: NULL or n paths relative to the top: only these images (and exact counts for them).
+ * {"datastore","uuid","total": {logical_bytes, written_bytes, zero_bytes, hole_bytes, unique_bytes,
+ * live_bytes, stored_bytes, metadata_bytes, dedupe_ratio, compression_ratio, total_ratio, segments,
+ * segments_open, live_share, ...}, "memory": {...}, "activity": {...}, "images": [{path, inode,
+ * size_bytes, written_bytes, zero_bytes, unique_bytes, shared_bytes}]} paths: NULL or n paths
+ * relative to the top: only these images (and exact counts for them).
  */
-int report_stats(struct datastore *ds, const char *const *paths, size_t n, gc_progress_fn *fn, void *arg,
-	json_t **ret_json, struct errmsg *em) MUST_CHECK;
+int report_stats(struct datastore *ds, const char *const *paths, size_t n, gc_progress_fn *fn,
+        void *arg, json_t **ret_json, struct errmsg *em) MUST_CHECK;
 /* {"images": [{path, inode, size_bytes, allocated_bytes, unique_bytes, shared_bytes}]} exact. */
-int report_images(struct datastore *ds, gc_progress_fn *fn, void *arg, json_t **ret_json, struct errmsg *em) MUST_CHECK;
-/* {"mounted", "mountpoint", "pid", "uptime_seconds", "dirty_bytes", "log_used_bytes", "log_bytes", "last_commit", "health", "health_text", ...} */
-int report_status(struct datastore *ds, const char *mountpoint, json_t **ret_json, struct errmsg *em) MUST_CHECK;
+int report_images(struct datastore *ds, gc_progress_fn *fn, void *arg, json_t **ret_json,
+        struct errmsg *em) MUST_CHECK;
+/* {"mounted", "mountpoint", "pid", "uptime_seconds", "dirty_bytes", "log_used_bytes", "log_bytes",
+ * "last_commit", "health", "health_text", ...} */
+int report_status(struct datastore *ds, const char *mountpoint, json_t **ret_json,
+        struct errmsg *em) MUST_CHECK;

@@ -36,6 +36,8 @@ int io_pread(struct io_file *f, void *buf, size_t len, uint64_t off, size_t *ret
 	while (done < len) {
 		size_t n = 0;
 		const int r = f->io->ops->pread(f, (char *)buf + done, len - done, off + done, &n);
+		if (r == -EINVAL && done % IO_ALIGN)
+			break; /* IO_DIRECT: the file ends inside a block */
 		if (r < 0)
 			return r;
 		if (n == 0)

@@ -16,7 +16,7 @@
 struct cache;
 
 struct cache_ref {
-	const uint8_t *data; /* CHUNK_SIZE bytes, aligned to CHUNK_SIZE; valid until cache_put_ref */
+	const uint8_t *data; /* CHUNK_SIZE bytes, aligned to it; valid until cache_release */
 	uint64_t slot;       /* private */
 };
 
@@ -24,6 +24,7 @@ struct cache_stats {
 	uint64_t bytes, limit_bytes, hits, misses;
 };
 
+/* A limit too small for one chunk (0, say) disables the cache: nothing is ever in it. */
 int cache_create(uint64_t limit_bytes, struct cache **ret_cache) MUST_CHECK;
 void cache_free(struct cache *c); /* accepts NULL; no reference may be held */
 

@@ -20,14 +20,19 @@
 
 struct dedupe;
 
-/* Reads the hashes of segment id into hashes[SEGMENT_SLOTS]; *ret_n slots.  -ENOENT: it is gone. */
+/*
+ * Reads the hashes of segment id into hashes[SEGMENT_SLOTS], all zero for dead slots; *ret_n slots.
+ * -ENOENT or -ESTALE: it is gone.
+ */
 typedef int dedupe_list_fn(void *arg, uint64_t segment, struct hash128 *hashes, unsigned *ret_n);
 
 struct dedupe_stats {
 	uint64_t bytes, limit_bytes, entries, lookups, hits_window, hits_sample;
 };
 
-int dedupe_create(uint64_t limit_bytes, dedupe_list_fn *list, void *arg, struct dedupe **ret_idx) MUST_CHECK;
+/* At least 1 MiB is used.  Without list (NULL) a sample leads to no more than itself. */
+int dedupe_create(
+        uint64_t limit_bytes, dedupe_list_fn *list, void *arg, struct dedupe **ret_idx) MUST_CHECK;
 void dedupe_free(struct dedupe *d);
 
 /*
@@ -43,8 +48,11 @@ void dedupe_remove(struct dedupe *d, struct hash128 hash, uint64_t loc);
  * Saving at clean unmount, loading at mount.  The file (checksummed, format in FORMAT.md) is bound
  * to the datastore and the txg: load returns -ESTALE when it is of another, -EUCLEAN when damaged,
  * -ENOENT when absent, and leaves the index as it was.  An index saved with another limit is
- * taken over as far as it fits.  Save writes NAME.tmp, syncs, renames, syncs the directory.
+ * taken over as far as it fits.  The index may be in use meanwhile.  Save writes NAME.tmp, syncs,
+ * renames, syncs the directory.
  */
-int dedupe_save(struct dedupe *d, struct io *io, const char *name, const uint8_t uuid[16], uint64_t txg) MUST_CHECK;
-int dedupe_load(struct dedupe *d, struct io *io, const char *name, const uint8_t uuid[16], uint64_t txg) MUST_CHECK;
+int dedupe_save(struct dedupe *d, struct io *io, const char *name, const uint8_t uuid[16],
+        uint64_t txg) MUST_CHECK;
+int dedupe_load(struct dedupe *d, struct io *io, const char *name, const uint8_t uuid[16],
+        uint64_t txg) MUST_CHECK;
 void dedupe_stats_get(struct dedupe *d, struct dedupe_stats *ret_stats);

@@ -1,9 +1,9 @@
 /*
- * frame.h - the bytes of segment headers, frames and footers
+ * frame.h - the bytes of segment headers, frames and footers, and the names of segment files
  *
  * Pure encode and decode: no I/O, no allocation.  Used by segments.c, by check (which reads the
- * formats on its own) and by the fuzz targets.  All decoders return -EUCLEAN for what is not valid and leave their outputs
- * untouched.  Bytes are described in FORMAT.md.
+ * formats on its own) and by the fuzz targets.  All decoders return -EUCLEAN for what is not valid
+ * and leave their outputs untouched.  Bytes are described in FORMAT.md.
  */
 #pragma once
 
@@ -12,6 +12,19 @@
 #define SEGMENT_HEADER_LEN IO_ALIGN
 #define FRAME_ALIGN        64u
 #define FRAME_HEADER_LEN   64u /* before the hashes */
+#define FRAME_SPAN_SLOTS   32u /* the slots of one frame lie within so many consecutive ones */
+/* The largest frame: 16 raw chunks. */
+#define FRAME_SIZE_MAX                                                                             \
+	ROUND_UP(FRAME_HEADER_LEN + FRAME_CHUNKS_MAX * (16 + CHUNK_SIZE), FRAME_ALIGN)
+/* Frames end at or before this, so that a file with its footer is SEGMENT_BYTES_MAX at most. */
+#define FOOTER_SIZE_MAX        ROUND_UP(64 + SEGMENT_SLOTS * 20, IO_ALIGN)
+#define SEGMENT_FRAMES_END_MAX (SEGMENT_BYTES_MAX - FOOTER_SIZE_MAX)
+
+/* "segments/HH/ID.GEN", terminated. */
+#define SEGMENT_NAME_LEN 40
+void segment_name(uint64_t id, uint32_t gen, char ret_name[SEGMENT_NAME_LEN]);
+/* The last part of such a name ("000000002a.0"); -EINVAL when it is not one. */
+int segment_name_parse(const char *base_name, uint64_t *ret_id, uint32_t *ret_gen) MUST_CHECK;
 
 struct segment_header {
 	uint64_t id;
@@ -21,54 +34,84 @@ struct segment_header {
 	uint64_t created_txg;
 };
 void segment_header_encode(const struct segment_header *h, uint8_t buf[SEGMENT_HEADER_LEN]);
-int segment_header_decode(const uint8_t buf[SEGMENT_HEADER_LEN], struct segment_header *ret_header) MUST_CHECK;
+int segment_header_decode(
+        const uint8_t buf[SEGMENT_HEADER_LEN], struct segment_header *ret_header) MUST_CHECK;
 
 struct frame_info {
 	unsigned n;
 	enum frame_codec codec;
-	uint32_t key_id;      /* 0: not encrypted */
+	uint32_t key_id; /* 0: not encrypted */
 	uint32_t payload_len;
-	unsigned first_slot;
-	uint64_t segment;     /* mixed into the checksum, to catch a misplaced frame */
+	uint32_t store;   /* frame_store() of the datastore, to know a frame of another one */
+	uint64_t segment; /* to catch a misplaced frame */
 	uint64_t image, first_chunk;
+	uint16_t slots[FRAME_CHUNKS_MAX]; /* n, ascending, within FRAME_SPAN_SLOTS of the first */
 	struct hash128 hashes[FRAME_CHUNKS_MAX];
 };
+/* What frame_info.store is in the datastore with this uuid. */
+uint32_t frame_store(const uint8_t uuid[16]);
+/* Sets slots[] to n consecutive ones. */
+void frame_slots_set(struct frame_info *f, unsigned first_slot);
 /* Bytes that a frame takes, header and padding to FRAME_ALIGN included. */
 size_t frame_size(unsigned n, uint32_t payload_len);
 /* Writes header, hashes, payload and zero padding: frame_size() bytes; returns that. */
 size_t frame_encode(const struct frame_info *f, const void *payload, uint8_t *buf);
 /*
- * Checks the frame at buf (len bytes are there) of this segment, checksum included.  *ret_payload points into
- * buf; *ret_size is frame_size().  -ENODATA: not even a frame's magic (end of frames, padding).
+ * Checks the frame at buf (len bytes are there) of this segment, both checksums included.
+ * *ret_payload points into buf; *ret_size is frame_size().  -ENODATA: not even a frame's magic (end
+ * of frames, padding).
  */
 int frame_decode(const uint8_t *buf, size_t len, uint64_t segment, struct frame_info *ret_info,
-	const uint8_t **ret_payload, size_t *ret_size) MUST_CHECK;
-/* Header and hashes only, without checksum (the payload need not be there): for scans. */
-int frame_decode_header(const uint8_t *buf, size_t len, uint64_t segment, struct frame_info *ret_info,
-	size_t *ret_size) MUST_CHECK;
-/* Decompresses to f->n * CHUNK_SIZE bytes. */
-int frame_unpack(const struct frame_info *f, const uint8_t *payload, uint8_t *ret_chunks) MUST_CHECK;
+        const uint8_t **ret_payload, size_t *ret_size) MUST_CHECK;
 /*
- * Compresses n chunks (contiguous) with LZ4 into buf (cap >= n * CHUNK_SIZE), or says CODEC_RAW when that saves less than 12.5 %
- * (then buf is not filled).  Returns the codec, *ret_len the length.
+ * Header and hashes only, which have a checksum of their own (the payload need not be there): for
+ * scans, and to tell a frame with a damaged payload from one of which nothing is known.
+ */
+int frame_decode_header(const uint8_t *buf, size_t len, uint64_t segment,
+        struct frame_info *ret_info, size_t *ret_size) MUST_CHECK;
+/*
+ * Decompresses to f->n * CHUNK_SIZE bytes.  -EOPNOTSUPP: a codec or an encryption that this build
+ * does not have.
+ */
+int frame_unpack(
+        const struct frame_info *f, const uint8_t *payload, uint8_t *ret_chunks) MUST_CHECK;
+/*
+ * Compresses n chunks (contiguous) with LZ4 into buf (cap >= n * CHUNK_SIZE), or says CODEC_RAW
+ * when that saves less than 12.5 % (then what buf holds is void).  Returns the codec, *ret_len the
+ * length.
  */
 enum frame_codec frame_pack(const uint8_t *chunks, unsigned n, uint8_t *buf, uint32_t *ret_len);
 
+/*
+ * Where the chunk of a slot is.  Not PRESENT: dead and rewritten away; all other fields are 0.
+ * PRESENT with frame_pos 0: it should be there, but was lost to damage.
+ */
 struct footer_slot {
-	uint16_t frame_pos; /* frame offset in the file / FRAME_ALIGN */
-	uint8_t index;      /* in the frame */
-	uint8_t flags;      /* SLOT_* */
+	uint32_t frame_pos : 16;   /* frame offset in the file / FRAME_ALIGN */
+	uint32_t frame_units : 11; /* frame_size() / FRAME_ALIGN */
+	uint32_t index : 4;        /* in the frame */
+	uint32_t flags : 1;        /* SLOT_* */
 };
 enum { SLOT_PRESENT = BIT(0) };
 
+/* A multiple of IO_ALIGN. */
 size_t footer_size(unsigned slots);
-/* hashes and slots have `slots` elements; frames_end = file offset where the footer begins (IO_ALIGN multiple). */
+/* hashes and slots have `slots` elements; frames_end = file offset where the footer begins
+ * (IO_ALIGN multiple). */
 void footer_encode(uint64_t segment, unsigned slots, const struct footer_slot *table,
-	const struct hash128 *hashes, uint32_t frames_end, uint8_t *buf);
+        const struct hash128 *hashes, uint32_t frames_end, uint8_t *buf);
 /* The whole footer. */
 int footer_decode(const uint8_t *buf, size_t len, uint64_t segment, unsigned *ret_slots,
-	struct footer_slot ret_table[SEGMENT_SLOTS], struct hash128 ret_hashes[SEGMENT_SLOTS]) MUST_CHECK;
+        struct footer_slot ret_table[SEGMENT_SLOTS],
+        struct hash128 ret_hashes[SEGMENT_SLOTS]) MUST_CHECK;
 /* Only the slot table: the footer's first footer_table_size(slots) bytes, with its own checksum. */
 size_t footer_table_size(unsigned slots);
 int footer_table_decode(const uint8_t *buf, size_t len, uint64_t segment, unsigned slots,
-	struct footer_slot ret_table[SEGMENT_SLOTS]) MUST_CHECK;
+        struct footer_slot ret_table[SEGMENT_SLOTS]) MUST_CHECK;
+/*
+ * The last FOOTER_TRAILER_LEN bytes of a sealed file say where its footer begins and how many slots
+ * it has, for a reader who lacks the row.  A hint: only footer_decode() verifies.
+ */
+#define FOOTER_TRAILER_LEN 32u
+int footer_trailer_peek(const uint8_t tail[FOOTER_TRAILER_LEN], uint64_t segment,
+        unsigned *ret_slots, uint32_t *ret_frames_end) MUST_CHECK;

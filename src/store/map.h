@@ -2,9 +2,10 @@
  * map.h - where each chunk of an image is: a radix tree of nodes in the metadata store
  *
  * Fan-out 256.  Level 0 nodes (leaves) hold 256 map entries = 1 MiB of image; inner nodes hold 256
- * child node ids, 0 = all hole.  Height grows as needed (16 TiB: 4 levels).  Each node carries its
- * birth txg: a node born at or before the image's snap_epoch is shared with a snapshot and is copied
- * on write, others are updated in place (SQLite's WAL gives atomicity).
+ * child node ids, 0 = all hole, MAP_NODE_ALL_ZERO = all zero (so preallocation makes no leaves; the
+ * root may be either, too).  Height grows as needed (16 TiB: 4 levels).  Each node carries its
+ * birth txg: a node born at or before the image's snap_epoch is shared with a snapshot and is
+ * copied on write, others are updated in place (SQLite's WAL gives atomicity).
  *
  * Node blob, checked on every read (-EIO when it is damaged, logged with node id and image):
  * version, kind, level, birth txg, xxh3-64 seeded with the node id, then the payload: leaves as
@@ -12,33 +13,51 @@
  * when that is smaller; inner nodes as id list with a bitmap of present children.  FORMAT.md.
  *
  * RAM: decoded nodes in a cache bounded by map_bytes (clean ones are evicted, CLOCK); dirty ones
- * stay until map_txg_committed().
+ * stay until maps_txg_committed().
+ *
+ * Damage: a node that cannot be read or is damaged is -EIO for exactly the chunks below it; the
+ * rest of the tree works.  A change that replaces all that lies below it heals (the image's
+ * counters then stay too high by what the lost node held; check recounts); one that needs its old
+ * content is -EIO.
+ *
+ * Space: nodes taken out of a tree are deleted with the transaction unless a snapshot shares them,
+ * at most 64 Ki of them; the collector finds what is left.
  *
  * Threads: map_get, map_next, map_walk from any thread; everything that changes the maps by the txg
  * thread alone.  Readers see a change as soon as it is made (the overlay's frozen group hides it
- * until it is committed, and a repeated transaction makes the same changes again).
+ * until it is committed, and a repeated transaction makes the same changes again); one that is
+ * overtaken by a change may see the state of the last commit instead, never an older or a mixed
+ * one.
  */
 #pragma once
 
 #include "store/ports.h"
 
+#define MAP_NODE_ALL_ZERO UINT64_MAX /* in place of a node id: every chunk below is ENTRY_ZERO */
+#define MAP_NODE_MAX      ((uint64_t)INT64_MAX) /* ids are 1..MAP_NODE_MAX */
+
 struct maps; /* the node cache of one store */
 struct map;  /* one image's tree */
 
-int maps_create(struct meta *meta, uint64_t limit_bytes, uint64_t next_node, struct maps **ret_maps) MUST_CHECK;
+int maps_create(struct meta *meta, uint64_t limit_bytes, uint64_t next_node,
+        struct maps **ret_maps) MUST_CHECK;
 void maps_free(struct maps *ms);
 
-/* Opens the tree of an image (image_get; a missing row is an empty image). */
+/*
+ * Opens the tree of an image (image_get; a missing row is an empty image; -EIO: the row is not
+ * valid). Opened twice it is the same object.  map_close may come while it is dirty: maps keeps it
+ * until committed.
+ */
 int map_open(struct maps *ms, uint64_t image, struct map **ret_map) MUST_CHECK;
-void map_close(struct map *m); /* not while dirty */
+void map_close(struct map *m); /* accepts NULL */
 /* Copies the counters and root as they are now (uncommitted changes included). */
 void map_row(struct map *m, struct image_row *ret_row);
 
 /* Entries of chunks [first, first+n), all within one leaf. */
 int map_get(struct map *m, uint64_t first, unsigned n, uint64_t *ret_entries) MUST_CHECK;
 /*
- * The first chunk >= first whose entry is a hole (hole) or not a hole (!hole); IMAGE_CHUNKS_MAX when
- * there is none (there is always a hole past the end of the tree).
+ * The first chunk >= first whose entry is a hole (hole) or not a hole (!hole); IMAGE_CHUNKS_MAX
+ * when there is none (there is always a hole past the end of the tree).
  */
 int map_next(struct map *m, uint64_t first, bool hole, uint64_t *ret_chunk) MUST_CHECK;
 
@@ -54,10 +73,15 @@ void maps_set_observer(struct maps *ms, map_entry_fn *added, map_entry_fn *dropp
  * MAP_KEEP stay as they are. */
 #define MAP_KEEP 1ull /* not a valid entry: state 1 */
 int map_set(struct map *m, uint64_t first, unsigned n, const uint64_t *entries) MUST_CHECK;
-/* Makes [first, last) holes or zeros; drops whole subtrees (does not read them more than needed
- * for the counters). */
+/*
+ * Makes [first, last) holes or zeros; drops whole subtrees (reads them for the counters and the
+ * observer only, in bounded memory).  At an error the rest of the range is done all the same.
+ */
 int map_fill(struct map *m, uint64_t first, uint64_t last, enum entry_state state) MUST_CHECK;
-/* Forgets all content: root 0. */
+/*
+ * Forgets all content, when an image is deleted: root 0, and the image row goes with the next
+ * maps_txg_write (unless something was set after).  Calls the observer as map_fill does.
+ */
 void map_clear(struct map *m);
 /*
  * Writes dirty nodes and image rows, deletes dropped nodes, inside the transaction that the caller
@@ -70,10 +94,14 @@ uint64_t maps_next_node(struct maps *ms);
 
 /* --- any thread --- */
 /*
- * Visits every leaf of the tree as it is now; does not disturb the cache's replacement.  Nodes
- * replaced meanwhile are seen in the old or new form.  node_fn for each node id (may be NULL; a
+ * Visits every leaf of the tree as it is now; does not disturb the cache's replacement.  What is
+ * changed meanwhile is seen in the old or new form.  node_fn for each node id (may be NULL; a
  * return of 1 skips what is below it, as when a shared subtree has been seen), leaf_fn with the
- * leaf's first chunk and its 256 entries.  Negative returns stop and are returned.
+ * leaf's first chunk and its 256 entries, also for each leaf's worth of an all-zero subtree (which
+ * has no nodes); NULL: leaves are not read.  Negative returns stop and are returned.
+ *
+ * Damage does not stop it: leaf_fn is called with entries NULL and the first chunk of what is lost
+ * (node_fn was called with its node and level just before), and -EIO is returned in the end.
  */
 typedef int map_node_fn(void *arg, uint64_t node, unsigned level);
 typedef int map_leaf_fn(void *arg, uint64_t first_chunk, const uint64_t entries[LEAF_CHUNKS]);
@@ -94,4 +122,5 @@ struct map_node {
 /* buf holds NODE_BLOB_MAX; returns the length. */
 size_t map_node_encode(const struct map_node *n, uint64_t id, uint8_t *buf);
 /* -EUCLEAN: damaged, or not node id's blob. */
-int map_node_decode(const void *blob, size_t len, uint64_t id, struct map_node *ret_node) MUST_CHECK;
+int map_node_decode(
+        const void *blob, size_t len, uint64_t id, struct map_node *ret_node) MUST_CHECK;

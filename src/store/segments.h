@@ -1,29 +1,36 @@
 /*
  * segments.h - the segment files: frames appended, read, rewritten, dropped
  *
- * A segment is an append-only file of frames, at most SEGMENT_BYTES_MAX and SEGMENT_SLOTS chunk slots,
- * named segments/HH/ID.GEN (HH: low byte of the id in hex, ID ten hex digits), immutable once
- * sealed.  Layout (bytes in FORMAT.md): header block (IO_ALIGN), frames, footer.
- *	header: magic, version, id, gen, datastore uuid, crypto domain, created txg, xxh64
- *	frame:  {n chunks, codec, flags, key id, stored length, first slot, image, first chunk, xxh3-64 of header and payload,
- *	         n x hash128} payload; 64-byte aligned.  The chunks of a frame take consecutive slots.
- *	footer: slot table {frame offset / 64: u16, index in frame: u8, flags: u8} per slot, then hash128 per slot,
- *	        then a trailer {magic, slots, frames length, xxh64s}: so that the slot table (8 KiB) can be read
- *	        without the hashes
+ * A segment is an append-only file of frames, at most SEGMENT_BYTES_MAX and SEGMENT_SLOTS chunk
+ * slots, named segments/HH/ID.GEN (HH: low byte of the id in hex, ID ten hex digits, GEN hex),
+ * immutable once sealed.  Layout (bytes in FORMAT.md): header block (IO_ALIGN), frames, footer.
+ *
+ *	header   magic, version, id, gen, datastore uuid, crypto domain, created txg, checksum
+ *	frame    n chunks, codec, slots, lengths, where it came from, checksums, n x hash128,
+ *payload; 64-byte aligned; its chunks take consecutive slots, until a rewrite drops some footer
+ *slot table {frame offset, frame length, index in frame} with a checksum of its own, so that it (8
+ *KiB) can be read without what follows: hash128 per slot, and a trailer at the file's end
+ *
  * What one transaction group appends to an open segment begins on an IO_ALIGN boundary: committed
- * bytes are never rewritten, not even in place with the same content.  Frames are self-describing: a
- * segment without footer is scanned frame by frame.
+ * bytes are never rewritten, not even in place with the same content.  Frames are self-describing:
+ * a segment without footer is scanned frame by frame.
+ *
+ * segment_row.bytes is the file offset where the committed frames end: a multiple of IO_ALIGN, the
+ * header block included.  The footer of a sealed segment begins there.
  *
  * Writing: several commit workers append; each append takes slots and space in the current open
- * segment's buffer under a lock, copies the frame in, and whoever fills a buffer writes it out, beside the others.
- * Open segments survive restarts: they are scanned up to the committed length and continued.
+ * segment's buffer under a lock, copies the frame in, and whoever fills a buffer writes it out,
+ * beside the others.  Open segments survive restarts: they are scanned up to the committed length
+ * and continued, or sealed with what is good where they are damaged.
  *
- * Failed writes: segments_txg_sync fails; then segments_txg_abort() forgets everything since the last
- * commit, never to use those files' tails again (the segments are sealed at their committed
- * length), and the caller repeats the group into new segments.
+ * Failed writes: segments_append or segments_txg_sync fail, and all further ones of the group with
+ * them; then segments_txg_abort() forgets everything since the last commit, never to use those
+ * files' tails again (what a segment had committed is copied to a new, sealed file with the next
+ * group), and the caller repeats the group into new segments.
  *
- * Reading: a segment in use is held by a reference, so a rewritten or dropped one is read to the end from
- * its old file.  Slot tables are cached within table_bytes.
+ * Reading: a segment in use is held by a reference, so a rewritten or dropped one is read to the
+ * end from its old file.  Slot tables are cached within table_bytes.  Beside those, buffers take at
+ * most 24 MiB for writing and 19 MiB for reading.
  */
 #pragma once
 
@@ -35,87 +42,113 @@ enum frame_codec { CODEC_RAW = 0, CODEC_LZ4 = 1, CODEC_ZSTD = 2 };
 struct segments;
 
 struct segments_config {
-	struct io *io;    /* not owned */
+	struct io *io;     /* not owned */
 	struct meta *meta; /* rows are read from it at open; not owned */
 	uint8_t uuid[16];
 	uint64_t next_segment;
-	uint64_t table_bytes; /* for cached slot tables */
+	uint64_t table_bytes;              /* for cached slot tables */
 	const struct chunk_hasher *hasher; /* domain 0; not owned */
 	bool read_only;
 };
 
 /* Reads all rows into a compact table in RAM (<= 64 bytes a segment), scans open segments. */
-int segments_open(const struct segments_config *cfg, struct segments **ret_segs, struct errmsg *em) MUST_CHECK;
+int segments_open(const struct segments_config *cfg, struct segments **ret_segs,
+        struct errmsg *em) MUST_CHECK;
 void segments_close(struct segments *ss);
 /* Removes files that no row names (left by a crash).  Slow; in the background.  *ret_n removed. */
 int segments_remove_orphans(struct segments *ss, unsigned *ret_n) MUST_CHECK;
 
 /* --- appending: commit workers, between two commits --- */
 struct frame_spec {
-	unsigned n;                   /* chunks, 1..FRAME_CHUNKS_MAX */
+	unsigned n; /* chunks, 1..FRAME_CHUNKS_MAX */
 	enum frame_codec codec;
 	const struct hash128 *hashes; /* n */
 	uint64_t image, first_chunk;  /* where the content came from first */
 	const void *payload;
 	uint32_t payload_len;
 };
-/* Appends a frame in group txg; *ret_loc is the location of its first chunk, the rest follow. */
-int segments_append(struct segments *ss, uint64_t txg, const struct frame_spec *spec, uint64_t *ret_loc) MUST_CHECK;
+/*
+ * Appends a frame in group txg; *ret_loc is the location of its first chunk, the rest follow.
+ * Waits while all buffers are being written.  An error fails the whole group.
+ */
+int segments_append(struct segments *ss, uint64_t txg, const struct frame_spec *spec,
+        uint64_t *ret_loc) MUST_CHECK;
 
 /* --- the txg thread --- */
-/* Writes what is buffered, seals what is full, syncs all files and directories touched. */
+/*
+ * Writes what is buffered, seals what is full, syncs all files and directories touched.  All
+ * appends of the group have returned, and those of the next one begin after the commit or abort.
+ */
 int segments_txg_sync(struct segments *ss) MUST_CHECK;
 /* Puts the rows that changed (and deletes those dropped), inside the transaction. */
 int segments_txg_write(struct segments *ss) MUST_CHECK;
-/* The transaction is durable: new lengths are official, replaced and dropped files are unlinked as
- * soon as their readers are gone. */
+/* The transaction of the last segments_txg_write is durable: new lengths are official, replaced and
+ * dropped files are unlinked as soon as their readers are gone. */
 void segments_txg_committed(struct segments *ss);
-/* The group failed before its commit; see above. */
+/* The group failed before its commit; see above.  Rewrites and drops stay pending. */
 void segments_txg_abort(struct segments *ss);
 uint64_t segments_next(struct segments *ss);
 
 /* --- reading: any thread --- */
 /*
- * Reads the chunks at n locations, in any order; frames of one segment that lie together are read with
- * one call.  Each frame is checked, decompressed once, and handed to fn as a whole: loc of its
- * first chunk, its n chunks (CHUNK_SIZE each) and hashes; also chunks nobody asked for.  fn is called at least once for each
- * location asked that is good.  Returns the first error after trying all:
- * -ESTALE: the segment or slot does not exist (any more); -EIO: damage (logged) or a failed read.
- * Data not yet written out (appended in the present group) is served from its buffer.
+ * Reads the chunks at n locations, in any order; frames of one segment that lie together are read
+ * with one call.  Each frame is checked, decompressed once, and handed to fn as a whole: loc of its
+ * first chunk, its n chunks (CHUNK_SIZE each) and hashes; also chunks nobody asked for.  fn is
+ * called at least once for each location asked that is good.  Returns the first error after trying
+ * all: -ESTALE: the segment or slot does not exist (any more); -EIO: damage (logged) or a failed
+ * read; -EOPNOTSUPP: a codec that this build lacks.  Of a damaged frame, chunks that are
+ * right by their own hash are handed out alone.  Data not yet written out (appended in the present
+ * group) is served from its buffer.  fn must not append.
  */
-typedef void segments_frame_fn(void *arg, uint64_t loc, unsigned n, const uint8_t *chunks,
-	const struct hash128 *hashes);
-int segments_read(struct segments *ss, const uint64_t *locs, unsigned n, segments_frame_fn *fn, void *arg) MUST_CHECK;
-/* The hashes of all slots (of dead, rewritten-away slots: all zero). -ESTALE as above. */
-int segments_hashes(struct segments *ss, uint64_t segment, struct hash128 *ret_hashes, unsigned *ret_n) MUST_CHECK;
-/* Ids above `after` in order, up to cap; returns how many. */
-unsigned segments_list(struct segments *ss, uint64_t after, struct segment_row *ret_rows, unsigned cap);
+typedef void segments_frame_fn(
+        void *arg, uint64_t loc, unsigned n, const uint8_t *chunks, const struct hash128 *hashes);
+int segments_read(struct segments *ss, const uint64_t *locs, unsigned n, segments_frame_fn *fn,
+        void *arg) MUST_CHECK;
+/*
+ * The hashes of all slots (all zero: dead and rewritten away, or lost to damage); room for
+ * SEGMENT_SLOTS.  -ESTALE as above.
+ */
+int segments_hashes(struct segments *ss, uint64_t segment, struct hash128 *ret_hashes,
+        unsigned *ret_n) MUST_CHECK;
+/* Committed rows with ids above `after`, in order, up to cap; returns how many. */
+unsigned segments_list(
+        struct segments *ss, uint64_t after, struct segment_row *ret_rows, unsigned cap);
 bool segments_exists(struct segments *ss, uint64_t segment);
+/*
+ * May this slot be referred to: it is assigned, was not given up by an abort, and was not left out
+ * by a rewrite.  Cheap for segments never rewritten; else may load the slot table.
+ */
+bool segments_present(struct segments *ss, uint64_t loc);
 
-/* --- space: the collector, one thread --- */
+/*
+ * --- space: the collector, one thread ---
+ * -ESTALE: no such segment.  -EBUSY: it is not sealed yet, or has a rewrite that is not committed.
+ */
 /* One bit a slot. */
 struct slot_bits {
 	uint64_t words[SEGMENT_SLOTS / 64];
 };
 /*
- * A good copy of a damaged slot's content, found by a later write; taken if the slot's recorded hash is
- * that of data.
+ * A good copy of a damaged slot's content, found by a later write; taken if the slot's recorded
+ * hash is that of data.
  */
 struct heal {
 	uint64_t loc;
 	const void *data;
 };
 /*
- * Writes the next generation of a sealed segment with only the live slots (same id, same slots; wholly live frames copied as
- * they are after a check, partly live ones rebuilt and recompressed, damaged ones kept as they are unless
- * healed), synced; becomes official with the next txg commit, through segments_txg_write.
+ * Writes the next generation of a sealed segment with only the live slots (same id, same slots;
+ * wholly live frames copied as they are after a check, partly live ones rebuilt and recompressed,
+ * damaged ones kept as they are unless healed), synced; becomes official with the next txg commit,
+ * through segments_txg_write.  -EIO: a frame with live slots cannot be read at all.
  */
 int segments_rewrite(struct segments *ss, uint64_t segment, const struct slot_bits *live,
-	const struct heal *heals, unsigned n_heals, uint64_t *ret_written_bytes) MUST_CHECK;
+        const struct heal *heals, unsigned n_heals, uint64_t *ret_written_bytes) MUST_CHECK;
 /* Has no live slot: its row goes with the next commit, its file after it. */
 int segments_drop(struct segments *ss, uint64_t segment) MUST_CHECK;
-/* Records the outcome of a mark: row's live_chunks and live_bytes. */
-int segments_set_live(struct segments *ss, uint64_t segment, uint32_t live_chunks, uint32_t live_bytes) MUST_CHECK;
+/* Records the outcome of a mark: row's live_chunks and live_bytes.  Not -EBUSY. */
+int segments_set_live(struct segments *ss, uint64_t segment, uint32_t live_chunks,
+        uint32_t live_bytes) MUST_CHECK;
 /* Seals the open segments in the next sync, so that the collector may rewrite them. */
 void segments_seal_all(struct segments *ss);
 

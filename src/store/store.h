@@ -60,12 +60,14 @@ struct store_config {
 	unsigned threads;       /* commit workers; 0: one a core */
 	uint64_t txg_ns;        /* commit at least this often while something is dirty; 0: default */
 	uint64_t reserve_bytes; /* free space of the backing that writes may not use; 0: default */
+	/* Called once, before recovery, so that hooks can use the store (store_txg); may be NULL. */
+	void (*opened)(void *arg, struct store *s);
 	bool read_only;         /* no writes to the backing at all; the log is replayed in RAM */
 	bool manual;            /* tests: no background threads; store_sync() and store_gc() drive */
 };
 
 /* Lays out the segments directory and an intent log of log_bytes (preallocated, zeroed, synced). */
-int store_create(struct io *io, uint64_t log_bytes, struct errmsg *em) MUST_CHECK;
+int store_create(struct io *io, uint64_t log_bytes, const uint8_t uuid[16], struct errmsg *em) MUST_CHECK;
 /* Opens, recovers from the intent log (calls hooks.replay_rows), starts the threads. */
 int store_open(const struct store_config *cfg, struct store **ret_store, struct errmsg *em) MUST_CHECK;
 /* Commits everything, saves the dedupe index, frees.  On error what was flushed is still safe. */
@@ -92,10 +94,14 @@ int store_write(struct image *img, uint64_t off, const void *data, size_t len) M
 int store_punch(struct image *img, uint64_t off, uint64_t len, bool zero) MUST_CHECK;
 /*
  * Inside the gate.  Makes a range of dst share the chunks of src; all CHUNK_SIZE aligned, at most
- * 64 MiB a call, ranges of one image must not overlap.
+ * 64 MiB a call, ranges of one image must not overlap.  *ret_len bytes were shared, from the start of
+ * the range on: fewer than asked where something is in the way; -EAGAIN: nothing, because the first chunk of the
+ * source is only partly written yet: copy that one.
  */
-int store_share(struct image *src, uint64_t src_off, struct image *dst, uint64_t dst_off, uint64_t len) MUST_CHECK;
-/* Inside the gate.  Drops the image's content and row, when its inode goes.  Handles stay valid. */
+int store_share(struct image *src, uint64_t src_off, struct image *dst, uint64_t dst_off, uint64_t len,
+	uint64_t *ret_len) MUST_CHECK;
+/* Inside the gate.  Drops the image's content and row, when its inode goes.  Handles stay valid,
+ * but the image may not be changed any more (ids are never used again). */
 int store_image_delete(struct store *s, uint64_t image) MUST_CHECK;
 /* Inside the gate, or in collect_rows. */
 int store_rows_append(struct store *s, const void *rows, size_t len) MUST_CHECK;

@@ -1,0 +1,572 @@
+/*
+ * ops.c - FUSE requests into calls of the vfs, results into replies
+ *
+ * Each function decodes, calls, replies; no state is kept here.  A request's thread is libfuse's,
+ * any of them. What the kernel does for us, and so is not here: permission checks
+ * (default_permissions), flock and POSIX locks (its local locking is right: all users of the mount
+ * are on this host), O_APPEND (it knows the size), umask, and checking that a directory is not
+ * moved below itself.  Operations that are missing from the table answer ENOSYS, after which the
+ * kernel does not ask again: flush (errors come with write and fsync) and access.
+ *
+ * Since only this kernel changes the file system, names and attributes are cached for long, page
+ * cache survives close and open, and directory listings are cached; the kernel drops what its own
+ * operations change.
+ */
+#include "fs/fuse/ops.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "fs/fuse/device.h"
+
+#define CACHE_SECONDS 86400.0
+
+static struct vfs *vfs_of(fuse_req_t req)
+{
+	return ((struct front *)fuse_req_userdata(req))->vfs;
+}
+
+static struct vnode *file_of(const struct fuse_file_info *fi)
+{
+	return (struct vnode *)(uintptr_t)fi->fh;
+}
+
+static void reply_err(fuse_req_t req, int r)
+{
+	fuse_reply_err(req, -r);
+}
+
+/* --- results --- */
+
+static void stat_fill(const struct vfs_attr *a, struct stat *st)
+{
+	const struct ns_inode *n = &a->inode;
+
+	*st = (struct stat){
+	        .st_ino = n->ino,
+	        .st_mode = n->mode,
+	        .st_nlink = n->nlink,
+	        .st_uid = n->uid,
+	        .st_gid = n->gid,
+	        .st_rdev = n->rdev,
+	        .st_size = (off_t)n->size,
+	        .st_blocks = (blkcnt_t)a->blocks_512,
+	        .st_blksize = CHUNK_SIZE,
+	        .st_atim = n->atime,
+	        .st_mtim = n->mtime,
+	        .st_ctim = n->ctime,
+	};
+}
+
+static void entry_fill(const struct vfs_entry *e, struct fuse_entry_param *p)
+{
+	*p = (struct fuse_entry_param){
+	        .ino = e->ino,
+	        .generation = e->generation,
+	        .attr_timeout = CACHE_SECONDS,
+	        .entry_timeout = CACHE_SECONDS,
+	};
+	stat_fill(&e->attr, &p->attr);
+}
+
+static void reply_attr(fuse_req_t req, int r, const struct vfs_attr *a)
+{
+	struct stat st;
+
+	if (r < 0) {
+		reply_err(req, r);
+		return;
+	}
+	stat_fill(a, &st);
+	fuse_reply_attr(req, &st, CACHE_SECONDS);
+}
+
+static void reply_entry(fuse_req_t req, int r, const struct vfs_entry *e)
+{
+	struct vfs *v = vfs_of(req); /* req is gone after the reply */
+	struct fuse_entry_param p = {.entry_timeout = CACHE_SECONDS};
+
+	if (r < 0) {
+		reply_err(req, r);
+		return;
+	}
+	entry_fill(e, &p);
+	if (fuse_reply_entry(req, &p) < 0)
+		vfs_forget(v, e->ino, 1); /* the caller was interrupted and never got it */
+}
+
+static struct vfs_cred cred_of(fuse_req_t req)
+{
+	const struct fuse_ctx *ctx = fuse_req_ctx(req);
+
+	return (struct vfs_cred){.uid = ctx->uid, .gid = ctx->gid};
+}
+
+/* For operations with which the kernel does not tell: root keeps setuid bits, others do not. */
+static unsigned kill_flags(fuse_req_t req)
+{
+	return fuse_req_ctx(req)->uid == 0 ? 0 : VFS_WRITE_KILL_SUIDGID;
+}
+
+static unsigned sync_flags(const struct fuse_file_info *fi)
+{
+	return fi->flags & (O_SYNC | O_DSYNC) ? VFS_WRITE_SYNC : 0;
+}
+
+/* --- names --- */
+
+static bool is_dots(const char *name)
+{
+	return !strcmp(name, ".") || !strcmp(name, "..");
+}
+
+static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	struct vfs_entry e;
+	const int r = vfs_lookup(vfs_of(req), parent, name, &e);
+	const struct fuse_entry_param none = {.entry_timeout = CACHE_SECONDS};
+
+	if (r == -ENOENT && !is_dots(name)) /* "." of a number that is gone must fail */
+		fuse_reply_entry(req, &none);
+	else
+		reply_entry(req, r, &e);
+}
+
+static void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t nlookup)
+{
+	vfs_forget(vfs_of(req), ino, nlookup);
+	fuse_reply_none(req);
+}
+
+static void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forgets)
+{
+	for (size_t i = 0; i < count; i++)
+		vfs_forget(vfs_of(req), forgets[i].ino, forgets[i].nlookup);
+	fuse_reply_none(req);
+}
+
+static void make(fuse_req_t req, fuse_ino_t parent, const char *name, const struct vfs_make *mk)
+{
+	const struct vfs_cred cred = cred_of(req);
+	struct vfs_entry e;
+	const int r = vfs_mknod(vfs_of(req), parent, name, mk, &cred, &e);
+
+	reply_entry(req, r, &e);
+}
+
+static void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
+{
+	make(req, parent, name, &(struct vfs_make){.mode = mode, .rdev = rdev});
+}
+
+static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
+{
+	make(req, parent, name, &(struct vfs_make){.mode = S_IFDIR | (mode & 07777)});
+}
+
+static void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
+{
+	make(req, parent, name, &(struct vfs_make){.mode = S_IFLNK | 0777, .target = target});
+}
+
+static void op_readlink(fuse_req_t req, fuse_ino_t ino)
+{
+	char target[4096];
+	const int r = vfs_readlink(vfs_of(req), ino, target, sizeof(target));
+
+	if (r < 0)
+		reply_err(req, r);
+	else
+		fuse_reply_readlink(req, target);
+}
+
+static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	reply_err(req, vfs_unlink(vfs_of(req), parent, name));
+}
+
+static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	reply_err(req, vfs_rmdir(vfs_of(req), parent, name));
+}
+
+static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t to_parent,
+        const char *to_name, unsigned flags)
+{
+	reply_err(req, vfs_rename(vfs_of(req), parent, name, to_parent, to_name, flags));
+}
+
+static void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t to_parent, const char *to_name)
+{
+	struct vfs_entry e;
+	const int r = vfs_link(vfs_of(req), ino, to_parent, to_name, &e);
+
+	reply_entry(req, r, &e);
+}
+
+/* --- directories --- */
+
+static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	fi->cache_readdir = 1;
+	fi->keep_cache = 1;
+	fuse_reply_open(req, fi);
+}
+
+struct listing {
+	fuse_req_t req;
+	struct vfs *vfs;
+	char *buf; /* owned */
+	size_t len, cap;
+};
+
+static int list_plain(void *arg, const struct vfs_dirent *ent)
+{
+	struct listing *l = arg;
+	const struct stat st = {.st_ino = ent->ino, .st_mode = ent->mode};
+	const size_t room = l->cap - l->len;
+	const size_t n =
+	        fuse_add_direntry(l->req, l->buf + l->len, room, ent->name, &st, (off_t)ent->off);
+
+	if (n > room)
+		return 1;
+	l->len += n;
+	return 0;
+}
+
+static int list_plus(void *arg, const struct vfs_dirent *ent)
+{
+	struct listing *l = arg;
+	struct fuse_entry_param p = {.attr = {.st_ino = ent->ino, .st_mode = ent->mode}};
+	const size_t room = l->cap - l->len;
+	struct vfs_entry e;
+
+	/* Asked for without buffer: how much it takes, before a lookup is counted. */
+	if (fuse_add_direntry_plus(l->req, NULL, 0, ent->name, &p, 0) > room)
+		return 1;
+	if (!is_dots(ent->name) && vfs_entry_get(l->vfs, ent->ino, &e) == 0)
+		entry_fill(&e, &p); /* else the name alone: removed just now, or damaged */
+	l->len += fuse_add_direntry_plus(
+	        l->req, l->buf + l->len, room, ent->name, &p, (off_t)ent->off);
+	return 0;
+}
+
+static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool plus)
+{
+	struct listing l = {.req = req, .vfs = vfs_of(req), .cap = size};
+
+	l.buf = malloc(size);
+	if (!l.buf) {
+		fuse_reply_err(req, ENOMEM);
+		return;
+	}
+	const int r =
+	        vfs_readdir(l.vfs, ino, (uint64_t)off, size, plus ? list_plus : list_plain, &l);
+	if (r < 0 && l.len == 0)
+		reply_err(req, r);
+	else
+		fuse_reply_buf(req, l.buf, l.len);
+	free(l.buf);
+}
+
+static void op_readdir(
+        fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	list(req, ino, size, off, false);
+}
+
+static void op_readdirplus(
+        fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	list(req, ino, size, off, true);
+}
+
+static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	fuse_reply_err(req, 0);
+}
+
+static void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+{
+	reply_err(req, vfs_fsyncdir(vfs_of(req)));
+}
+
+/* --- attributes --- */
+
+static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct vfs_attr a;
+	const int r = vfs_getattr(vfs_of(req), ino, &a);
+
+	reply_attr(req, r, &a);
+}
+
+static void op_setattr(
+        fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_set, struct fuse_file_info *fi)
+{
+	static const struct {
+		int fuse;
+		unsigned vfs;
+	} bits[] = {
+	        {FUSE_SET_ATTR_MODE, VFS_SET_MODE},
+	        {FUSE_SET_ATTR_UID, VFS_SET_UID},
+	        {FUSE_SET_ATTR_GID, VFS_SET_GID},
+	        {FUSE_SET_ATTR_SIZE, VFS_SET_SIZE},
+	        {FUSE_SET_ATTR_ATIME, VFS_SET_ATIME},
+	        {FUSE_SET_ATTR_MTIME, VFS_SET_MTIME},
+	        {FUSE_SET_ATTR_ATIME_NOW, VFS_SET_ATIME_NOW},
+	        {FUSE_SET_ATTR_MTIME_NOW, VFS_SET_MTIME_NOW},
+	};
+	struct vfs_setattr sa = {
+	        .set = device_kill_suidgid() ? VFS_SET_KILL_SUIDGID : 0,
+	        .mode = st->st_mode,
+	        .uid = st->st_uid,
+	        .gid = st->st_gid,
+	        .size = (uint64_t)st->st_size,
+	        .atime = st->st_atim,
+	        .mtime = st->st_mtim,
+	};
+	struct vfs_attr a;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(bits); i++)
+		if (to_set & bits[i].fuse)
+			sa.set |= bits[i].vfs;
+	const int r = vfs_setattr(vfs_of(req), ino, &sa, &a);
+	reply_attr(req, r, &a);
+}
+
+static void op_statfs(fuse_req_t req, fuse_ino_t ino)
+{
+	struct statvfs st;
+	const int r = vfs_statfs(vfs_of(req), &st);
+
+	if (r < 0)
+		reply_err(req, r);
+	else
+		fuse_reply_statfs(req, &st);
+}
+
+static void op_setxattr(
+        fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size, int flags)
+{
+	reply_err(req, vfs_setxattr(vfs_of(req), ino, name, value, size, flags));
+}
+
+static void reply_xattr(fuse_req_t req, int r, const char *buf, size_t cap, size_t len)
+{
+	if (r < 0)
+		reply_err(req, r);
+	else if (cap == 0)
+		fuse_reply_xattr(req, len);
+	else
+		fuse_reply_buf(req, buf, len);
+}
+
+static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+{
+	const size_t cap = MIN(size, XATTR_SIZE_MAX_BYTES);
+	CLEANUP(free_ptr) char *buf = cap ? malloc(cap) : NULL;
+	size_t len = 0;
+	const int r = cap && !buf ? -ENOMEM : vfs_getxattr(vfs_of(req), ino, name, buf, cap, &len);
+
+	reply_xattr(req, r, buf, cap, len);
+}
+
+static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
+{
+	const size_t cap = MIN(size, XATTR_SIZE_MAX_BYTES);
+	const bool privileged = fuse_req_ctx(req)->uid == 0;
+	CLEANUP(free_ptr) char *buf = cap ? malloc(cap) : NULL;
+	size_t len = 0;
+	const int r =
+	        cap && !buf ? -ENOMEM : vfs_listxattr(vfs_of(req), ino, privileged, buf, cap, &len);
+
+	reply_xattr(req, r, buf, cap, len);
+}
+
+static void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
+{
+	reply_err(req, vfs_removexattr(vfs_of(req), ino, name));
+}
+
+/* --- open files --- */
+
+static void file_info_fill(struct fuse_file_info *fi, struct vnode *file)
+{
+	fi->fh = (uintptr_t)file;
+	fi->keep_cache = 1;
+	fi->noflush = 1;
+}
+
+static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct vfs *v = vfs_of(req);
+	struct vnode *file;
+	const int r = vfs_open(v, ino, &file);
+
+	if (r < 0) {
+		reply_err(req, r);
+		return;
+	}
+	file_info_fill(fi, file);
+	if (fuse_reply_open(req, fi) < 0)
+		vfs_release(v, file);
+}
+
+static void op_create(
+        fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
+{
+	struct vfs *v = vfs_of(req);
+	const struct vfs_cred cred = cred_of(req);
+	struct fuse_entry_param p;
+	struct vfs_entry e;
+	struct vnode *file;
+	const int r = vfs_create(v, parent, name, mode, &cred, &e, &file);
+
+	if (r < 0) {
+		reply_err(req, r);
+		return;
+	}
+	file_info_fill(fi, file);
+	entry_fill(&e, &p);
+	if (fuse_reply_create(req, &p, fi) < 0) {
+		vfs_release(v, file);
+		vfs_forget(v, e.ino, 1);
+	}
+}
+
+static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	vfs_release(vfs_of(req), file_of(fi));
+	fuse_reply_err(req, 0);
+}
+
+static void op_read(
+        fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	struct readv rv;
+	const int r = vfs_read(vfs_of(req), file_of(fi), (uint64_t)off, size, &rv);
+
+	if (r < 0) {
+		reply_err(req, r);
+		return;
+	}
+	if (rv.n_iov <= 1) /* without the copy of the vector that fuse_reply_iov makes */
+		fuse_reply_buf(req, rv.n_iov ? rv.iov[0].iov_base : NULL, rv.len);
+	else
+		fuse_reply_iov(req, rv.iov, rv.n_iov);
+	readv_release(&rv);
+}
+
+static void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
+        struct fuse_file_info *fi)
+{
+	const unsigned kill = device_kill_suidgid() ? VFS_WRITE_KILL_SUIDGID : 0;
+	size_t done = 0;
+	const int r = vfs_write(
+	        vfs_of(req), file_of(fi), (uint64_t)off, buf, size, sync_flags(fi) | kill, &done);
+
+	if (r < 0)
+		reply_err(req, r);
+	else
+		fuse_reply_write(req, done);
+}
+
+static void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+{
+	reply_err(req, vfs_fsync(vfs_of(req), file_of(fi)));
+}
+
+static void op_fallocate(
+        fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi)
+{
+	reply_err(req, vfs_fallocate(vfs_of(req), file_of(fi), mode, (uint64_t)off, (uint64_t)len,
+	                       sync_flags(fi) | kill_flags(req)));
+}
+
+static void op_copy_file_range(fuse_req_t req, fuse_ino_t ino, off_t off, struct fuse_file_info *fi,
+        fuse_ino_t to_ino, off_t to_off, struct fuse_file_info *to_fi, size_t len, int flags)
+{
+	uint64_t done = 0;
+	const int r = vfs_copy(vfs_of(req), file_of(fi), (uint64_t)off, file_of(to_fi),
+	        (uint64_t)to_off, len, sync_flags(to_fi) | kill_flags(req), &done);
+
+	if (r < 0)
+		reply_err(req, r);
+	else
+		fuse_reply_write(req, done);
+}
+
+static void op_lseek(
+        fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
+{
+	uint64_t found;
+	const int r = vfs_lseek(vfs_of(req), file_of(fi), (uint64_t)off, whence, &found);
+
+	if (r < 0)
+		reply_err(req, r);
+	else
+		fuse_reply_lseek(req, (off_t)found);
+}
+
+/* --- the handshake --- */
+
+static void op_init(void *userdata, struct fuse_conn_info *conn)
+{
+	const unsigned want = FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS |
+	                      FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO |
+	                      FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_EXPORT_SUPPORT;
+	/*
+	 * Splicing costs a pipe and two calls where one copy is cheaper.  Truncation at open and
+	 * at write come as requests of their own; data in the page cache is never stale.
+	 */
+	const unsigned avoid = FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE |
+	                       FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_AUTO_INVAL_DATA |
+	                       FUSE_CAP_HANDLE_KILLPRIV | FUSE_CAP_WRITEBACK_CACHE |
+	                       FUSE_CAP_POSIX_ACL;
+
+	conn->want |= conn->capable & want;
+	conn->want &= ~avoid;
+	conn->max_write = READ_MAX;
+	conn->max_background = 128;
+	conn->congestion_threshold = 96;
+	conn->time_gran = 1;
+}
+
+const struct fuse_lowlevel_ops front_ops = {
+        .init = op_init,
+        .lookup = op_lookup,
+        .forget = op_forget,
+        .forget_multi = op_forget_multi,
+        .getattr = op_getattr,
+        .setattr = op_setattr,
+        .readlink = op_readlink,
+        .mknod = op_mknod,
+        .mkdir = op_mkdir,
+        .unlink = op_unlink,
+        .rmdir = op_rmdir,
+        .symlink = op_symlink,
+        .rename = op_rename,
+        .link = op_link,
+        .open = op_open,
+        .read = op_read,
+        .write = op_write,
+        .release = op_release,
+        .fsync = op_fsync,
+        .opendir = op_opendir,
+        .readdir = op_readdir,
+        .readdirplus = op_readdirplus,
+        .releasedir = op_releasedir,
+        .fsyncdir = op_fsyncdir,
+        .statfs = op_statfs,
+        .setxattr = op_setxattr,
+        .getxattr = op_getxattr,
+        .listxattr = op_listxattr,
+        .removexattr = op_removexattr,
+        .create = op_create,
+        .fallocate = op_fallocate,
+        .copy_file_range = op_copy_file_range,
+        .lseek = op_lseek,
+};

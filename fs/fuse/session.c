@@ -1,0 +1,235 @@
+/*
+ * session.c - mounting through libfuse, and its loop
+ *
+ * libfuse reports what goes wrong in mounting by printing; its log function is ours, so the
+ * last line that it logs becomes the error message.
+ *
+ * Ending.  When the file system is unmounted, every reader of the device gets ENODEV and the loop
+ * ends. session_end() ends it while it is mounted: it sets libfuse's flag and interrupts the loop's
+ * thread, which waits on a semaphore; again and again, since a signal just before the wait is lost.
+ */
+#include "fs/fuse/session.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "fs/fuse/device.h"
+#include "fs/fuse/ops.h"
+
+/* Each may hold one request of up to 1 MiB; enough that a row of flushes shares one log write. */
+#define THREADS_DEFAULT 24u
+#define THREADS_MAX     256u
+#define READ_AHEAD_KIB  1024
+#define END_POLL_NS     (20 * NS_PER_MS)
+
+struct session {
+	struct front front;
+	struct fuse_session *fuse; /* owned */
+	struct fuse_args args;     /* owned */
+	char *mountpoint;          /* owned */
+	dev_t dev_before;          /* of the mount point, when nothing was mounted on it */
+	unsigned threads;
+	bool mounted;
+	pthread_t loop_thread;
+	_Atomic int looping;
+};
+
+static _Thread_local char fuse_said[256]; /* libfuse's last complaint, while mounting */
+
+static void fuse_log_line(enum fuse_log_level level, const char *fmt, va_list ap)
+{
+	char line[sizeof(fuse_said)];
+
+	vsnprintf(line, sizeof(line), fmt, ap);
+	line[strcspn(line, "\n")] = 0;
+	const char *text = !strncmp(line, "fuse: ", 6) ? line + 6 : line;
+	memcpy(fuse_said, text, strlen(text) + 1);
+	log_warn("libfuse: %s", text);
+}
+
+/* --- options --- */
+
+static int option_add(char **opts, const char *name, const char *value)
+{
+	char *text = NULL;
+
+	if (asprintf(&text, "%s%s%s", name, value ? "=" : "", value ? value : "") < 0)
+		return -ENOMEM;
+	const int r = fuse_opt_add_opt_escaped(opts, text); /* commas in value stay in it */
+	free(text);
+	return r < 0 ? -ENOMEM : 0;
+}
+
+static int options_build(const struct session_config *cfg, char **opts)
+{
+	int r = option_add(opts, "fsname", cfg->source);
+
+	if (!r)
+		r = option_add(opts, "subtype", "weir");
+	if (!r && cfg->read_only)
+		r = option_add(opts, "ro", NULL);
+	if (!r && cfg->allow_other)
+		r = option_add(opts, "allow_other", NULL);
+	if (!r && (cfg->allow_other || cfg->default_permissions))
+		r = option_add(opts, "default_permissions", NULL);
+	if (!r && cfg->options && *cfg->options && fuse_opt_add_opt(opts, cfg->options) < 0)
+		r = -ENOMEM;
+	return r;
+}
+
+static int args_build(struct session *se, const struct session_config *cfg)
+{
+	char *opts = NULL;
+	int r = options_build(cfg, &opts);
+
+	if (!r &&
+	        (fuse_opt_add_arg(&se->args, "weir") < 0 || fuse_opt_add_arg(&se->args, "-o") < 0 ||
+	                fuse_opt_add_arg(&se->args, opts) < 0))
+		r = -ENOMEM;
+	free(opts);
+	return r;
+}
+
+/* --- mounting --- */
+
+static int fuse_failed(const struct session_config *cfg, struct errmsg *em, int r)
+{
+	return errmsg_set(em, r, "cannot mount on '%s': %s", cfg->mountpoint,
+	        fuse_said[0] ? fuse_said : strerror(-r));
+}
+
+static int session_start(struct session *se, const struct session_config *cfg, struct errmsg *em)
+{
+	const struct fuse_custom_io io = {.read = device_read, .writev = device_writev};
+	int r = args_build(se, cfg);
+
+	if (r < 0)
+		return errmsg_set(em, r, "out of memory");
+	fuse_said[0] = 0;
+	se->fuse = fuse_session_new(&se->args, &front_ops, sizeof(front_ops), &se->front);
+	if (!se->fuse)
+		return fuse_failed(cfg, em, -EINVAL);
+	errno = 0;
+	if (fuse_session_mount(se->fuse, cfg->mountpoint) < 0)
+		return fuse_failed(cfg, em, errno ? -errno : -EIO);
+	se->mounted = true;
+	r = fuse_session_custom_io(se->fuse, &io, fuse_session_fd(se->fuse));
+	return r < 0 ? fuse_failed(cfg, em, r) : 0;
+}
+
+static void interrupt_only(int sig)
+{
+	(void)sig;
+}
+
+int session_mount(const struct session_config *cfg, struct session **ret_session, struct errmsg *em)
+{
+	const struct sigaction sa = {
+	        .sa_handler = interrupt_only}; /* no SA_RESTART: that is the point */
+	struct session *se = calloc(1, sizeof(*se));
+
+	if (!se)
+		return errmsg_set(em, -ENOMEM, "out of memory");
+	sigaction(SIGUSR1, &sa, NULL);
+	fuse_set_log_func(fuse_log_line);
+	se->front.vfs = cfg->vfs;
+	se->mountpoint = strdup(cfg->mountpoint);
+	struct stat st;
+	if (stat(cfg->mountpoint, &st) == 0)
+		se->dev_before = st.st_dev;
+	se->threads = MIN(cfg->threads ? cfg->threads : THREADS_DEFAULT, THREADS_MAX);
+	const int r = se->mountpoint ? session_start(se, cfg, em) : -ENOMEM;
+	if (r < 0) {
+		session_free(se);
+		return r;
+	}
+	*ret_session = se;
+	return 0;
+}
+
+static void sigusr1_mask(int how)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	pthread_sigmask(how, &set, NULL);
+}
+
+int session_serve(struct session *se)
+{
+	struct fuse_loop_config *loop = fuse_loop_cfg_create();
+
+	if (!loop)
+		return -ENOMEM;
+	fuse_loop_cfg_set_clone_fd(loop, 1);
+	fuse_loop_cfg_set_max_threads(loop, se->threads);
+	fuse_loop_cfg_set_idle_threads(loop, se->threads);
+	se->loop_thread = pthread_self();
+	sigusr1_mask(SIG_UNBLOCK);
+	se->looping = 1;
+	const int r = fuse_session_loop_mt(se->fuse, loop);
+	se->looping = 0;
+	sigusr1_mask(SIG_BLOCK);
+	fuse_loop_cfg_destroy(loop);
+	return r < 0 ? r : 0; /* > 0: ended by a signal */
+}
+
+/* Only root may; without it, sequential readers through the page cache get 128 KiB at a time. */
+static void read_ahead_set(dev_t dev)
+{
+	char path[64], text[16];
+
+	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", major(dev), minor(dev));
+	const int fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	const int len = snprintf(text, sizeof(text), "%d", READ_AHEAD_KIB);
+	if (write(fd, text, (size_t)len) < 0)
+		log_trace("read-ahead stays at its default: %s", strerror(errno));
+	close(fd);
+}
+
+int session_probe(struct session *se)
+{
+	struct stat st;
+
+	if (stat(se->mountpoint, &st) < 0 || st.st_dev == se->dev_before)
+		return -EIO;
+	read_ahead_set(st.st_dev);
+	return 0;
+}
+
+void session_end(struct session *se)
+{
+	const struct timespec pause = {.tv_nsec = (long)END_POLL_NS};
+
+	fuse_session_exit(se->fuse);
+	while (se->looping) {
+		pthread_kill(se->loop_thread, SIGUSR1);
+		nanosleep(&pause, NULL);
+	}
+}
+
+void session_free(struct session *se)
+{
+	if (!se)
+		return;
+	if (se->mounted)
+		fuse_session_unmount(se->fuse);
+	if (se->fuse)
+		fuse_session_destroy(se->fuse);
+	fuse_opt_free_args(&se->args);
+	free(se->mountpoint);
+	free(se);
+}

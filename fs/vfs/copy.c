@@ -1,0 +1,182 @@
+/*
+ * copy.c - copy_file_range: chunks are shared, only ragged ends are copied
+ *
+ * Where both offsets lie alike within a chunk, the whole chunks in between are shared by reference
+ * (store_share): a clone of a disk image takes no space and hardly any time.  The last, partial
+ * chunk of a file is shared too when it becomes the last one of the other file: behind the end
+ * there are zeros in both. Ranges that lie differently are copied as bytes.
+ *
+ * One call does a bounded amount and says how much; the caller comes back for the rest.
+ */
+#include "fs/vfs/file.h"
+
+#include <errno.h>
+
+#define SHARE_STEP_BYTES (64ull << 20) /* what store_share takes */
+#define SHARE_MAX_BYTES  (1ull << 30)  /* a call */
+#define COPY_STEP_BYTES  (1u << 20)
+#define COPY_MAX_BYTES   (16ull << 20) /* a call */
+
+struct copy {
+	struct vfs *v;
+	struct vnode *from, *to;
+	uint64_t from_off, to_off, len;
+	unsigned flags;
+};
+
+/* Both files' io locks, always in the same order; the source only against being cut. */
+static void copy_lock(const struct copy *c)
+{
+	if (c->from == c->to) {
+		pthread_rwlock_wrlock(&c->to->io);
+	} else if (c->from->ino < c->to->ino) {
+		pthread_rwlock_rdlock(&c->from->io);
+		pthread_rwlock_wrlock(&c->to->io);
+	} else {
+		pthread_rwlock_wrlock(&c->to->io);
+		pthread_rwlock_rdlock(&c->from->io);
+	}
+}
+
+static void copy_unlock(const struct copy *c)
+{
+	pthread_rwlock_unlock(&c->to->io);
+	if (c->from != c->to)
+		pthread_rwlock_unlock(&c->from->io);
+}
+
+/* Shares n bytes (whole chunks) and moves on by `count` of them, which belong to the file. */
+static int share_step(struct copy *c, uint64_t n, uint64_t count)
+{
+	struct vfs *v = c->v;
+
+	uint64_t shared = 0;
+
+	store_enter(v->store);
+	const int r = store_share(c->from->img, c->from_off, c->to->img, c->to_off, n, &shared);
+	count = MIN(count, shared);
+	if (!r)
+		file_changed(v, c->to, c->to_off + count, c->flags);
+	store_leave(v->store);
+	if (r < 0)
+		return r;
+	c->from_off += count;
+	c->to_off += count;
+	c->len -= count;
+	return 0;
+}
+
+static int bytes_step(struct copy *c, void *buf, size_t n)
+{
+	struct vfs *v = c->v;
+	int r = store_read(c->from->img, c->from_off, buf, n);
+
+	if (r < 0)
+		return r;
+	store_enter(v->store);
+	r = store_write(c->to->img, c->to_off, buf, n);
+	if (!r)
+		file_changed(v, c->to, c->to_off + n, c->flags);
+	store_leave(v->store);
+	if (r < 0)
+		return r;
+	c->from_off += n;
+	c->to_off += n;
+	c->len -= n;
+	return 0;
+}
+
+/* How many bytes from here on can be shared in one step; *ret_count of them belong to the file. */
+static uint64_t share_next(const struct copy *c, uint64_t *ret_count)
+{
+	const uint64_t whole = MIN(c->len - c->len % CHUNK_SIZE, SHARE_STEP_BYTES);
+	const uint64_t tail = c->len % CHUNK_SIZE;
+
+	if (c->from_off % CHUNK_SIZE || c->to_off % CHUNK_SIZE)
+		return 0;
+	*ret_count = whole;
+	if (whole > 0)
+		return whole;
+	if (tail == 0 || c->from_off + tail != c->from->size || c->to_off + tail < c->to->size)
+		return 0;
+	*ret_count = tail;
+	return CHUNK_SIZE;
+}
+
+static bool copy_alike(const struct copy *c)
+{
+	return c->from_off % CHUNK_SIZE == c->to_off % CHUNK_SIZE;
+}
+
+/* Bytes to copy in one step: up to the next chunk boundary where sharing may begin. */
+static size_t bytes_next(const struct copy *c)
+{
+	if (!copy_alike(c))
+		return MIN(c->len, COPY_STEP_BYTES);
+	return MIN(c->len, CHUNK_SIZE - c->from_off % CHUNK_SIZE);
+}
+
+static int copy_step(struct copy *c, void *buf)
+{
+	uint64_t count = 0;
+	const uint64_t n = share_next(c, &count);
+
+	int r = n > 0 ? share_step(c, n, count) : -EAGAIN;
+	if (r == -EAGAIN) /* not alike, or only partly written so far: as bytes */
+		r = bytes_step(c, buf, bytes_next(c));
+	return r;
+}
+
+/* What this call will do, given where the source ends; and is it allowed at all? */
+static int copy_clip(struct copy *c)
+{
+	const uint64_t size = c->from->size;
+
+	c->len = c->from_off < size ? MIN(c->len, size - c->from_off) : 0;
+	if (c->len > 0 && c->to_off >= IMAGE_SIZE_MAX)
+		return -EFBIG;
+	c->len = MIN(c->len, IMAGE_SIZE_MAX - MIN(c->to_off, IMAGE_SIZE_MAX));
+	if (c->from == c->to && c->from_off < c->to_off + c->len &&
+	        c->to_off < c->from_off + c->len)
+		return -EINVAL;
+	c->len = MIN(c->len, copy_alike(c) ? SHARE_MAX_BYTES : COPY_MAX_BYTES);
+	return 0;
+}
+
+static int copy_locked(struct copy *c, void *buf, uint64_t *ret_len)
+{
+	int r = copy_clip(c);
+
+	if (r < 0)
+		return r;
+	const uint64_t len = c->len;
+	while (c->len > 0 && !r)
+		r = copy_step(c, buf);
+	if (r < 0 && c->len == len)
+		return r;
+	*ret_len = len - c->len; /* what was done counts, the error comes with the next call */
+	return 0;
+}
+
+int vfs_copy(struct vfs *v, struct vnode *from, uint64_t from_off, struct vnode *to,
+        uint64_t to_off, uint64_t len, unsigned flags, uint64_t *ret_len)
+{
+	struct copy c = {v, from, to, from_off, to_off, len, flags};
+	uint64_t done = 0;
+	/* The same wait as for a write of what may be copied as bytes. */
+	int r = vfs_begin(v, copy_alike(&c) ? 2 * CHUNK_SIZE : MIN(len, COPY_MAX_BYTES), false);
+
+	if (r < 0)
+		return r;
+	CLEANUP(free_ptr) void *buf = malloc(copy_alike(&c) ? CHUNK_SIZE : COPY_STEP_BYTES);
+	if (!buf)
+		return -ENOMEM;
+	copy_lock(&c);
+	r = copy_locked(&c, buf, &done);
+	copy_unlock(&c);
+	if (!r && done > 0 && flags & VFS_WRITE_SYNC)
+		r = vfs_fsync(v, to);
+	if (!r)
+		*ret_len = done;
+	return r;
+}

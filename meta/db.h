@@ -1,0 +1,88 @@
+/*
+ * db.h - one connection to meta.db with its prepared statements
+ *
+ * Private to meta/.  A connection is used by one thread at a time.
+ */
+#pragma once
+
+#include <sqlite3.h>
+
+#include "base/compiler.h"
+#include "meta/dbvfs.h"
+
+enum db_role { DB_WRITER, DB_READER };
+
+/* Kept in step with the table in db.c. */
+enum db_stmt {
+	STMT_BEGIN,
+	STMT_COMMIT,
+	STMT_ROLLBACK,
+	STMT_STATE_GET,
+	STMT_STATE_PUT,
+	STMT_INFO_GET,
+	STMT_NEXT_GET,
+	STMT_NEXT_RAISE,
+	STMT_NODE_GET,
+	STMT_NODE_EACH,
+	STMT_NODE_PUT,
+	STMT_NODE_DEL,
+	STMT_IMAGE_GET,
+	STMT_IMAGE_EACH,
+	STMT_IMAGE_PUT,
+	STMT_IMAGE_DEL,
+	STMT_SEGMENT_EACH,
+	STMT_SEGMENT_PUT,
+	STMT_SEGMENT_DEL,
+	STMT_INODE_GET,
+	STMT_INODE_EACH,
+	STMT_INODE_EACH_ORPHAN,
+	STMT_INODE_TOTALS,
+	STMT_INODE_PUT,
+	STMT_INODE_DEL,
+	STMT_NAME_GET,
+	STMT_NAME_EACH,
+	STMT_NAME_OF_INO,
+	STMT_NAME_PUT,
+	STMT_NAME_DEL,
+	STMT_SYMLINK_GET,
+	STMT_SYMLINK_PUT,
+	STMT_SYMLINK_DEL,
+	STMT_XATTR_GET,
+	STMT_XATTR_LIST,
+	STMT_XATTR_PUT,
+	STMT_XATTR_DEL,
+	STMT_XATTR_DEL_ALL,
+	STMT_COUNT,
+};
+
+struct db {
+	sqlite3 *handle;
+	sqlite3_stmt *stmts[STMT_COUNT]; /* prepared when first used */
+	unsigned wal_frames;             /* writer: after its last commit */
+	struct db *next;                 /* in the pool of readers */
+};
+
+/* Opens and configures; the first statement runs recovery if it is the first of the process. */
+int db_open(struct dbvfs *v, enum db_role role, struct db **ret_db) MUST_CHECK;
+void db_close(struct db *d); /* accepts NULL */
+
+/* -errno of a result code: -EIO, -ENOSPC, -ENOMEM, -EROFS; 0 for OK, ROW and DONE. */
+int db_errno(int rc) MUST_CHECK;
+/* Runs SQL text; logs what fails. */
+int db_exec(struct db *d, const char *sql) MUST_CHECK;
+/* A one-integer query, such as a PRAGMA. */
+int db_get_int(struct db *d, const char *sql, int64_t *ret_value) MUST_CHECK;
+
+/*
+ * Statements: db_stmt, bind, then db_run (no rows) or db_next until it returns 0, then db_done.
+ * db_next: 1 a row, 0 no more, or -errno.  After 0 or an error the statement is reset.
+ */
+int db_stmt(struct db *d, enum db_stmt id, sqlite3_stmt **ret_stmt) MUST_CHECK;
+int db_next(struct db *d, sqlite3_stmt *st) MUST_CHECK;
+void db_done(sqlite3_stmt *st);
+int db_run(struct db *d, sqlite3_stmt *st) MUST_CHECK;
+
+/* Binds as many integers as n says, from parameter `first` on. */
+void db_bind_ints(sqlite3_stmt *st, int first, const uint64_t *values, int n);
+void db_bind_bytes(sqlite3_stmt *st, int param, const void *data, size_t len);
+uint64_t db_u64(sqlite3_stmt *st, int col);

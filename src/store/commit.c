@@ -1,0 +1,379 @@
+/*
+ * commit.c - a frozen group's chunks into segments: zeros, duplicates, frames, compression
+ *
+ * The txg thread hands over the group's leaves, sorted by image and offset; it and the pool's
+ * workers take them one at a time.  A leaf is worked through by windows of WINDOW_CHUNKS: what is
+ * not zero and not a duplicate is gathered and compressed together as one frame, so that a read
+ * finds neighbours together.  The outcome, a map entry a chunk, goes to leaf->entries; the txg
+ * thread puts it into the maps afterwards.
+ *
+ * Frozen leaves are constant, so workers read them without locks.  Compression is the dominant
+ * cost, and it runs on all workers; appending (segments.c) takes a short lock.
+ *
+ * A duplicate is only shared after its bytes were compared, with the candidate's own checksum
+ * verified (it comes from the cache, where only verified content is, or from segments_read).  A
+ * candidate that turns out damaged is not shared: the new data is stored, and offered to the
+ * collector to heal the old place with.
+ */
+#include <errno.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "store/frame.h"
+#include "store/store-priv.h"
+
+#define WORKERS_MAX 16
+
+/* After so many frames in a row that did not compress, only one in RAW_PROBE is tried. */
+#define RAW_STREAK 16
+#define RAW_PROBE  8
+
+struct worker {
+	struct store *store;
+	pthread_t thread;
+	unsigned raw_streak;
+	/* The window under way. */
+	unsigned n;
+	unsigned index[WINDOW_CHUNKS]; /* in the leaf */
+	struct hash128 hashes[WINDOW_CHUNKS];
+	uint8_t *gather;  /* WINDOW_CHUNKS chunks */
+	uint8_t *packed;  /* room for the same */
+	uint8_t *filled;  /* one chunk, for partial writes */
+};
+
+struct commit_pool {
+	pthread_mutex_t lock;
+	pthread_cond_t start, finish;
+	uint64_t round;    /* lock: bumped when there is work */
+	unsigned running;  /* lock: workers in this round */
+	bool stop;         /* lock */
+	unsigned n_workers; /* threads; workers[n_workers] is the caller's */
+	struct worker workers[WORKERS_MAX + 1];
+	/* This round's work. */
+	uint64_t txg;
+	struct ov_leaf **leaves;
+	size_t n_leaves;
+	_Atomic size_t next;
+	_Atomic int error;
+};
+
+/* --- duplicates --- */
+
+struct compare {
+	struct store *store;
+	uint64_t loc;
+	const uint8_t *data;
+	bool equal, seen;
+};
+
+static void compare_frame(void *arg, uint64_t loc, unsigned n, const uint8_t *chunks, const struct hash128 *hashes)
+{
+	struct compare *c = arg;
+
+	for (unsigned i = 0; i < n; i++) {
+		const uint8_t *at = chunks + (size_t)i * CHUNK_SIZE;
+		cache_insert(c->store->cache, loc + i, at, NULL);
+		if (loc + i == c->loc) {
+			c->seen = true;
+			c->equal = memcmp(at, c->data, CHUNK_SIZE) == 0;
+		}
+	}
+}
+
+/* Does loc hold these bytes, and may it be shared? */
+static bool candidate_matches(struct store *s, uint64_t loc, struct hash128 hash, const uint8_t *data)
+{
+	struct cache_ref ref;
+
+	if (!segments_present(s->segments, loc)) {
+		dedupe_remove(s->dedupe, hash, loc);
+		return false;
+	}
+	if (!gc_may_share(s, loc))
+		return false;
+	if (cache_get(s->cache, loc, &ref)) {
+		const bool equal = memcmp(ref.data, data, CHUNK_SIZE) == 0;
+		cache_release(s->cache, &ref);
+		return equal;
+	}
+	struct compare c = {.store = s, .loc = loc, .data = data};
+	const int r = segments_read(s->segments, &loc, 1, compare_frame, &c);
+	if (r == -EUCLEAN && !c.seen) {
+		gc_heal(s, loc, data);
+		dedupe_remove(s->dedupe, hash, loc);
+	}
+	return c.equal;
+}
+
+/* A map entry that shares an existing chunk; 0 when there is none. */
+static uint64_t find_duplicate(struct store *s, struct hash128 hash, const uint8_t *data)
+{
+	uint64_t locs[DEDUPE_CANDIDATES];
+	const unsigned n = dedupe_lookup(s->dedupe, hash, locs);
+
+	for (unsigned i = 0; i < n; i++)
+		if (candidate_matches(s, locs[i], hash, data))
+			return entry_data(locs[i], hash_check(hash));
+	return 0;
+}
+
+/* --- windows --- */
+
+static int window_append(struct worker *w, uint64_t txg, const struct ov_leaf *l, uint64_t *ret_loc)
+{
+	struct store *s = w->store;
+	struct frame_spec spec = {
+		.n = w->n,
+		.codec = CODEC_RAW,
+		.hashes = w->hashes,
+		.image = l->image->id,
+		.first_chunk = l->index * LEAF_CHUNKS + w->index[0],
+		.payload = w->gather,
+		.payload_len = w->n * CHUNK_SIZE,
+	};
+
+	if (w->raw_streak < RAW_STREAK || w->raw_streak % RAW_PROBE == 0) {
+		uint32_t len;
+		spec.codec = frame_pack(w->gather, w->n, w->packed, &len);
+		if (spec.codec != CODEC_RAW) {
+			spec.payload = w->packed;
+			spec.payload_len = len;
+		}
+	}
+	w->raw_streak = spec.codec == CODEC_RAW ? w->raw_streak + 1 : 0;
+	atomic_fetch_add_explicit(&s->count.chunks_new, w->n, memory_order_relaxed);
+	if (spec.codec == CODEC_RAW)
+		atomic_fetch_add_explicit(&s->count.chunks_raw, w->n, memory_order_relaxed);
+	atomic_fetch_add_explicit(&s->count.compressed_in_bytes, w->n * CHUNK_SIZE, memory_order_relaxed);
+	atomic_fetch_add_explicit(&s->count.compressed_out_bytes, spec.payload_len, memory_order_relaxed);
+	return segments_append(s->segments, txg, &spec, ret_loc);
+}
+
+/* Stores the window's new chunks as one frame. */
+static int window_store(struct worker *w, uint64_t txg, struct ov_leaf *l)
+{
+	struct store *s = w->store;
+	uint64_t loc;
+
+	if (w->n == 0)
+		return 0;
+	const int r = window_append(w, txg, l, &loc);
+	if (r < 0)
+		return r;
+	for (unsigned k = 0; k < w->n; k++) {
+		l->entries[w->index[k]] = entry_data(loc + k, hash_check(w->hashes[k]));
+		cache_insert(s->cache, loc + k, w->gather + (size_t)k * CHUNK_SIZE, NULL);
+		dedupe_insert(s->dedupe, w->hashes[k], loc + k);
+	}
+	return 0;
+}
+
+/* The whole content of a partly written chunk, in w->filled. */
+static int buf_fill(struct worker *w, const struct ov_leaf *l, unsigned i, const struct buf *b)
+{
+	struct image *img = l->image;
+	const uint64_t chunk = l->index * LEAF_CHUNKS + i;
+	uint64_t entry = b->base;
+	int r = 0;
+
+	if (!entry)
+		r = map_get(img->map, chunk, 1, &entry);
+	if (r == 0)
+		r = entry_read(w->store, entry, w->filled);
+	if (r < 0 && r != -EUCLEAN && r != -ESTALE && !txg_impatient(w->store))
+		return r; /* it may work the next time */
+	if (r < 0) {
+		log_error("image %llu at %llu: the chunk under a partial write is damaged; the write is lost with it",
+			(unsigned long long)img->id, (unsigned long long)chunk * CHUNK_SIZE);
+		store_set_health(w->store, STORE_DEGRADED, "image %llu at %llu is damaged", (unsigned long long)img->id,
+			(unsigned long long)chunk * CHUNK_SIZE);
+		return -EUCLEAN;
+	}
+	buf_overlay(b, w->filled);
+	return 0;
+}
+
+static int chunk_store(struct worker *w, struct ov_leaf *l, unsigned i, const uint8_t *data)
+{
+	struct store *s = w->store;
+
+	if (chunk_is_zero(data)) {
+		l->entries[i] = ENTRY_ZERO;
+		atomic_fetch_add_explicit(&s->count.chunks_zero, 1, memory_order_relaxed);
+		return 0;
+	}
+	const struct hash128 hash = chunk_hash(&s->hasher, data);
+	const uint64_t entry = find_duplicate(s, hash, data);
+	if (entry) {
+		l->entries[i] = entry;
+		atomic_fetch_add_explicit(&s->count.dedupe_hits, 1, memory_order_relaxed);
+		return 0;
+	}
+	w->hashes[w->n] = hash;
+	w->index[w->n] = i;
+	memcpy(w->gather + (size_t)w->n * CHUNK_SIZE, data, CHUNK_SIZE);
+	w->n++;
+	return 0;
+}
+
+static int slot_store(struct worker *w, struct ov_leaf *l, unsigned i)
+{
+	const uint64_t slot = l->slots[i];
+
+	if (slot == SLOT_ABSENT)
+		return 0;
+	if (slot == SLOT_HOLE) {
+		l->entries[i] = ENTRY_HOLE;
+		return 0;
+	}
+	if (!slot_is_buf(slot)) { /* zeros, or a shared chunk */
+		l->entries[i] = slot;
+		return 0;
+	}
+	const struct buf *b = slot_buf(slot);
+	if (!b->valid)
+		return chunk_store(w, l, i, b->data);
+	const int r = buf_fill(w, l, i, b);
+	if (r == -EUCLEAN)
+		return 0; /* said so; the damaged entry stays, reads of it keep failing */
+	return r < 0 ? r : chunk_store(w, l, i, w->filled);
+}
+
+static int leaf_store(struct worker *w, uint64_t txg, struct ov_leaf *l)
+{
+	int r = 0;
+
+	if (!l->entries)
+		l->entries = malloc(LEAF_CHUNKS * sizeof(*l->entries));
+	if (!l->entries)
+		return -ENOMEM;
+	for (unsigned i = 0; i < LEAF_CHUNKS; i++)
+		l->entries[i] = MAP_KEEP;
+	for (unsigned i = 0; r == 0 && i < LEAF_CHUNKS; i += WINDOW_CHUNKS) {
+		w->n = 0;
+		for (unsigned k = i; r == 0 && k < i + WINDOW_CHUNKS; k++)
+			r = slot_store(w, l, k);
+		if (r == 0)
+			r = window_store(w, txg, l);
+	}
+	return r;
+}
+
+/* --- the pool --- */
+
+static void work(struct commit_pool *p, struct worker *w)
+{
+	for (;;) {
+		const size_t i = atomic_fetch_add(&p->next, 1);
+		if (i >= p->n_leaves || atomic_load(&p->error))
+			return;
+		const int r = leaf_store(w, p->txg, p->leaves[i]);
+		int none = 0;
+		if (r < 0)
+			atomic_compare_exchange_strong(&p->error, &none, r);
+	}
+}
+
+static void *worker_main(void *arg)
+{
+	struct worker *w = arg;
+	struct commit_pool *p = w->store->commit;
+	uint64_t round = 0;
+
+	pthread_mutex_lock(&p->lock);
+	for (;;) {
+		while (p->round == round && !p->stop)
+			pthread_cond_wait(&p->start, &p->lock);
+		if (p->stop)
+			break;
+		round = p->round;
+		pthread_mutex_unlock(&p->lock);
+		work(p, w);
+		pthread_mutex_lock(&p->lock);
+		if (--p->running == 0)
+			pthread_cond_signal(&p->finish);
+	}
+	pthread_mutex_unlock(&p->lock);
+	return NULL;
+}
+
+int commit_leaves(struct store *s, uint64_t txg, struct ov_leaf **leaves, size_t n)
+{
+	struct commit_pool *p = s->commit;
+
+	p->txg = txg;
+	p->leaves = leaves;
+	p->n_leaves = n;
+	atomic_store(&p->next, 0);
+	atomic_store(&p->error, 0);
+	pthread_mutex_lock(&p->lock);
+	p->running = p->n_workers;
+	p->round++;
+	pthread_cond_broadcast(&p->start);
+	pthread_mutex_unlock(&p->lock);
+	work(p, &p->workers[p->n_workers]);
+	pthread_mutex_lock(&p->lock);
+	while (p->running > 0)
+		pthread_cond_wait(&p->finish, &p->lock);
+	pthread_mutex_unlock(&p->lock);
+	return atomic_load(&p->error);
+}
+
+static int worker_init(struct worker *w, struct store *s)
+{
+	w->store = s;
+	w->gather = malloc((size_t)WINDOW_CHUNKS * CHUNK_SIZE);
+	w->packed = malloc((size_t)WINDOW_CHUNKS * CHUNK_SIZE);
+	w->filled = malloc(CHUNK_SIZE);
+	return w->gather && w->packed && w->filled ? 0 : -ENOMEM;
+}
+
+int commit_pool_start(struct store *s)
+{
+	struct commit_pool *p = calloc(1, sizeof(*p));
+	const long cores = sysconf(_SC_NPROCESSORS_ONLN);
+	unsigned n = s->cfg.threads ? s->cfg.threads : (unsigned)MAX(cores, 1);
+
+	if (!p)
+		return -ENOMEM;
+	s->commit = p;
+	pthread_mutex_init(&p->lock, NULL);
+	pthread_cond_init(&p->start, NULL);
+	pthread_cond_init(&p->finish, NULL);
+	n = MIN(n, WORKERS_MAX);
+	/* The txg thread is one of them. */
+	const unsigned n_threads = s->cfg.manual ? 0 : n - 1;
+	for (unsigned i = 0; i <= n_threads; i++)
+		if (worker_init(&p->workers[i], s) < 0)
+			return -ENOMEM;
+	for (; p->n_workers < n_threads; p->n_workers++) {
+		struct worker *w = &p->workers[p->n_workers];
+		if (pthread_create(&w->thread, NULL, worker_main, w) != 0)
+			break; /* fewer workers do the same work */
+	}
+	return 0;
+}
+
+void commit_pool_stop(struct store *s)
+{
+	struct commit_pool *p = s->commit;
+
+	if (!p)
+		return;
+	pthread_mutex_lock(&p->lock);
+	p->stop = true;
+	pthread_cond_broadcast(&p->start);
+	pthread_mutex_unlock(&p->lock);
+	for (unsigned i = 0; i < p->n_workers; i++)
+		pthread_join(p->workers[i].thread, NULL);
+	for (unsigned i = 0; i < ARRAY_SIZE(p->workers); i++) {
+		free(p->workers[i].gather);
+		free(p->workers[i].packed);
+		free(p->workers[i].filled);
+	}
+	pthread_cond_destroy(&p->finish);
+	pthread_cond_destroy(&p->start);
+	pthread_mutex_destroy(&p->lock);
+	free(p);
+	s->commit = NULL;
+}

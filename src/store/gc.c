@@ -1,0 +1,622 @@
+/*
+ * gc.c - space comes back: concurrent mark and sweep, and healing
+ *
+ * No reference counts.  A collection
+ *	1 turns the barrier on: from now on every entry put into a map, and every chunk shared in the
+ *	  overlay, is marked as well (gc_mark_entry);
+ *	2 commits a group, so that all references made before are in maps;
+ *	3 walks the maps of all images and marks each entry: one bit a slot, for the segments that were sealed
+ *	  at 1; what is appended later goes to others, which are exempt;
+ *	4 from now on refuses new references to unmarked slots (gc_may_share: dedupe asks), and commits
+ *	  a group again, so that references decided on before are in maps, and marked;
+ *	5 what is still unmarked is dead, and stays so: segments without live slots are dropped, those with few
+ *	  live ones (REWRITE_PERCENT) rewritten under the same id and slots, so no map changes.
+ * An entry that a walk misses because it was moved was marked where it went.  One removed after it
+ * was marked is garbage until the next collection.
+ *
+ * Large stores are collected in several passes over ranges of segments, so that the marks stay
+ * within PASS_SEGMENTS.  A damaged map node hides what is below it: then nothing is freed.
+ *
+ * Map nodes that no tree reaches (of deleted images) are found by the first pass and deleted, a
+ * batch a transaction.
+ *
+ * Healing: dedupe met a damaged chunk while storing the same content; the segment is rewritten with
+ * the good copy in the damaged one's place.
+ */
+#include <errno.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "store/slotset.h"
+#include "store/store-priv.h"
+
+#define PASS_SEGMENTS   65536u
+#define NODES_MAX       (512ull << 20) /* bits in the set of nodes: 64 MiB */
+#define REWRITE_PERCENT 65u
+#define HEALS_MAX       256u
+/* Rewritten bytes between two commits: how much space a collection takes before it gives any. */
+#define REWRITE_BATCH_BYTES (64ull << 20)
+#define NODE_BATCH          4096u
+
+/* The background collector looks this often; see due(). */
+#define LOOK_NS         (5 * NS_PER_SEC)
+#define DEAD_CHUNKS_MIN 4096u
+
+struct gc_heal {
+	uint64_t loc;
+	uint8_t *data; /* owned */
+};
+
+struct gc_marks {
+	struct slotset set;
+	_Atomic bool sweeping; /* unmarked slots may not be shared any more */
+	uint64_t *nodes;       /* one bit a node id below n_nodes; NULL after the first pass */
+	uint64_t n_nodes;
+	bool lingering;        /* dead_lock; see end_marks() */
+};
+
+struct pass {
+	struct store *store;
+	struct gc_marks *marks;
+	bool full;
+	gc_progress_fn *progress;
+	void *progress_arg;
+	uint64_t images_done, images_total;
+	struct gc_report *report;
+	bool damaged;
+};
+
+/* --- the barrier --- */
+
+static void mark(struct gc_marks *m, uint64_t entry)
+{
+	const uint64_t loc = entry_loc(entry);
+	const long i = slotset_find(&m->set, loc_segment(loc));
+
+	if (i >= 0 && loc_slot(loc) < SEGMENT_SLOTS)
+		slotset_set(&m->set, i, loc_slot(loc));
+}
+
+void gc_mark_entry(struct store *s, uint64_t entry)
+{
+	if (!atomic_load(&s->gc.running))
+		return;
+	pthread_rwlock_rdlock(&s->gc.marks_lock);
+	if (s->gc.marks)
+		mark(s->gc.marks, entry);
+	pthread_rwlock_unlock(&s->gc.marks_lock);
+}
+
+bool gc_may_share(struct store *s, uint64_t loc)
+{
+	bool ok = true;
+
+	if (!atomic_load(&s->gc.running))
+		return true;
+	pthread_rwlock_rdlock(&s->gc.marks_lock);
+	const struct gc_marks *m = s->gc.marks;
+	if (m && atomic_load(&m->sweeping)) {
+		const long i = slotset_find(&m->set, loc_segment(loc));
+		ok = i < 0 || slotset_test(&m->set, i, loc_slot(loc));
+	}
+	pthread_rwlock_unlock(&s->gc.marks_lock);
+	return ok;
+}
+
+static void entry_added(void *arg, uint64_t entry)
+{
+	gc_mark_entry(arg, entry);
+}
+
+static void entry_dropped(void *arg, uint64_t entry)
+{
+	struct store *s = arg;
+
+	(void)entry;
+	atomic_fetch_add_explicit(&s->gc.dead_estimate, 1, memory_order_relaxed);
+}
+
+/* --- mark --- */
+
+static int mark_node(void *arg, uint64_t node, unsigned level)
+{
+	struct pass *p = arg;
+	uint64_t *nodes = p->marks->nodes;
+
+	if (!nodes || node >= p->marks->n_nodes)
+		return 0;
+	nodes[node / 64] |= 1ull << (node % 64);
+	return 0;
+}
+
+static int mark_leaf(void *arg, uint64_t first_chunk, const uint64_t *entries)
+{
+	struct pass *p = arg;
+
+	if (!entries) {
+		p->damaged = true;
+		return 0;
+	}
+	for (unsigned i = 0; i < LEAF_CHUNKS; i++)
+		if (entry_state(entries[i]) == ENTRY_DATA)
+			mark(p->marks, entries[i]);
+	return p->store->stopping ? -EINTR : 0;
+}
+
+static int mark_image(void *arg, const struct image_row *row)
+{
+	struct pass *p = arg;
+	struct image *img;
+	int r = store_image_open(p->store, row->image, &img);
+
+	if (r < 0)
+		return r;
+	r = map_walk(img->map, mark_node, mark_leaf, p);
+	store_image_close(img);
+	if (r == -EIO) {
+		p->damaged = true;
+		r = 0;
+	}
+	if (p->progress)
+		p->progress(p->progress_arg, ++p->images_done, p->images_total);
+	return r;
+}
+
+/* --- sweep --- */
+
+static int commit(struct store *s)
+{
+	return txg_wait(s, atomic_load(&s->txg_open));
+}
+
+static int sweep_segment(struct pass *p, const struct segment_row *row, long i, uint64_t *batch_bytes)
+{
+	struct segments *ss = p->store->segments;
+	const struct slotset *set = &p->marks->set;
+	const unsigned live = slotset_count(set, i);
+	uint64_t written = 0;
+
+	p->report->live_chunks += live;
+	p->report->dead_chunks += row->slots > live ? row->slots - live : 0;
+	if (row->state == SEGMENT_OPEN)
+		return 0;
+	if (live == 0) {
+		p->report->segments_freed++;
+		return segments_drop(ss, row->id);
+	}
+	/* live_chunks of the row: what the present generation holds. */
+	const unsigned held = MIN(row->live_chunks, row->slots);
+	if (held > live && (p->full || live * 100 < held * REWRITE_PERCENT)) {
+		const int r = segments_rewrite(ss, row->id, &set->bits[i], NULL, 0, &written);
+		if (r == 0) {
+			p->report->segments_rewritten++;
+			p->report->rewritten_bytes += written;
+			*batch_bytes += written;
+		}
+		return r == -EIO ? 0 : r; /* unreadable: it keeps its space; check and scrub name it */
+	}
+	return 0;
+}
+
+static int sweep(struct pass *p)
+{
+	struct store *s = p->store;
+	const struct slotset *set = &p->marks->set;
+	struct segment_row row;
+	uint64_t batch_bytes = 0;
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < set->n && !s->stopping; i++) {
+		if (segments_list(s->segments, set->ids[i] - 1, &row, 1) != 1 || row.id != set->ids[i])
+			continue;
+		r = sweep_segment(p, &row, (long)i, &batch_bytes);
+		if (r == 0 && batch_bytes >= REWRITE_BATCH_BYTES) {
+			batch_bytes = 0;
+			r = commit(s);
+		}
+	}
+	return r == 0 ? commit(s) : r;
+}
+
+struct node_sweep {
+	struct pass *pass;
+	uint64_t dead[NODE_BATCH];
+	unsigned n;
+};
+
+static int collect_node(void *arg, uint64_t id)
+{
+	struct node_sweep *ns = arg;
+	const uint64_t *nodes = ns->pass->marks->nodes;
+
+	if (!(nodes[id / 64] >> (id % 64) & 1))
+		ns->dead[ns->n++] = id;
+	return ns->n == NODE_BATCH;
+}
+
+/* Deletes a batch of nodes that nothing reaches, through the txg thread. */
+static int sweep_nodes(struct pass *p)
+{
+	struct store *s = p->store;
+	struct meta *m = s->cfg.meta;
+	CLEANUP(free_ptr) struct node_sweep *ns = calloc(1, sizeof(*ns));
+	uint64_t first = 1;
+	int r = 1;
+
+	if (!ns)
+		return -ENOMEM;
+	ns->pass = p;
+	while (r == 1 && !s->stopping) {
+		ns->n = 0;
+		r = m->ops->node_each(m, first, p->marks->n_nodes - 1, collect_node, ns);
+		if (r < 0 || ns->n == 0)
+			break;
+		first = ns->dead[ns->n - 1] + 1;
+		pthread_mutex_lock(&s->gc.dead_lock);
+		s->gc.dead_nodes = ns->dead;
+		s->gc.n_dead_nodes = ns->n;
+		pthread_mutex_unlock(&s->gc.dead_lock);
+		const int done = commit(s);
+		pthread_mutex_lock(&s->gc.dead_lock);
+		s->gc.n_dead_nodes = 0;
+		pthread_mutex_unlock(&s->gc.dead_lock);
+		if (done < 0)
+			return done;
+		p->report->nodes_freed += ns->n;
+	}
+	return r < 0 ? r : 0;
+}
+
+int gc_txg_write(struct store *s)
+{
+	struct meta *m = s->cfg.meta;
+	int r = 0;
+
+	pthread_mutex_lock(&s->gc.dead_lock);
+	for (unsigned i = 0; r == 0 && i < s->gc.n_dead_nodes; i++)
+		r = m->ops->node_del(m, s->gc.dead_nodes[i]);
+	pthread_mutex_unlock(&s->gc.dead_lock);
+	return r;
+}
+
+/* --- passes --- */
+
+static void set_marks(struct store *s, struct gc_marks *m)
+{
+	/* The gate: who shares a chunk in the overlay sees the barrier from here on. */
+	pthread_rwlock_wrlock(&s->gate);
+	pthread_rwlock_wrlock(&s->gc.marks_lock);
+	s->gc.marks = m;
+	atomic_store(&s->gc.running, m != NULL);
+	pthread_rwlock_unlock(&s->gc.marks_lock);
+	pthread_rwlock_unlock(&s->gate);
+}
+
+static int count_image(void *arg, const struct image_row *row)
+{
+	(void)row;
+	(*(uint64_t *)arg)++;
+	return 0;
+}
+
+static int run_marked(struct pass *p)
+{
+	struct store *s = p->store;
+	struct meta *m = s->cfg.meta;
+	int r = commit(s);
+
+	p->images_done = p->images_total = 0;
+	if (r == 0)
+		r = m->ops->image_each(m, count_image, &p->images_total);
+	if (r == 0)
+		r = m->ops->image_each(m, mark_image, p);
+	if (r < 0 || s->stopping)
+		return r < 0 ? r : -EINTR;
+	if (p->damaged) {
+		log_error("a damaged map hides what is in use: no space can be reclaimed until 'weir check' finds no damaged map");
+		return -EIO;
+	}
+	atomic_store(&p->marks->sweeping, true);
+	r = commit(s);
+	if (r == 0)
+		r = sweep(p);
+	if (r == 0 && p->marks->nodes)
+		r = sweep_nodes(p);
+	return r;
+}
+
+static void marks_free(struct gc_marks *m)
+{
+	if (!m)
+		return;
+	slotset_free(&m->set);
+	free(m->nodes);
+	free(m);
+}
+
+/*
+ * The pass is over.  If it failed after it had begun to sweep, new generations without the dead slots
+ * may be waiting for a commit: until one succeeds, those slots must not be shared.
+ */
+static void end_marks(struct store *s, struct gc_marks *m, bool failed)
+{
+	pthread_mutex_lock(&s->gc.dead_lock);
+	m->lingering = failed && atomic_load(&m->sweeping);
+	const bool linger = m->lingering;
+	pthread_mutex_unlock(&s->gc.dead_lock);
+	if (linger)
+		return;
+	set_marks(s, NULL);
+	marks_free(m);
+}
+
+void gc_txg_committed(struct store *s)
+{
+	pthread_mutex_lock(&s->gc.dead_lock);
+	struct gc_marks *m = s->gc.marks && s->gc.marks->lingering ? s->gc.marks : NULL;
+	pthread_mutex_unlock(&s->gc.dead_lock);
+	if (!m)
+		return;
+	set_marks(s, NULL);
+	marks_free(m);
+}
+
+static int run_pass(struct pass *p, uint64_t after, uint64_t until, bool first, uint64_t *ret_last)
+{
+	struct store *s = p->store;
+	/* Ends what an earlier, failed pass has left. */
+	int r = s->gc.marks ? commit(s) : 0;
+
+	if (r < 0)
+		return r;
+	struct gc_marks *m = calloc(1, sizeof(*m));
+	if (!m)
+		return -ENOMEM;
+	r = slotset_init(&m->set, s->segments, after, until, true, PASS_SEGMENTS, ret_last);
+	if (r < 0) {
+		free(m);
+		return r;
+	}
+	p->marks = m;
+	set_marks(s, m);
+	m->n_nodes = maps_next_node(s->maps);
+	if (first && m->n_nodes > 1 && m->n_nodes <= NODES_MAX)
+		m->nodes = calloc(DIV_UP(m->n_nodes, 64), sizeof(*m->nodes));
+	r = run_marked(p);
+	end_marks(s, m, r < 0);
+	return r;
+}
+
+/* --- healing --- */
+
+void gc_heal(struct store *s, uint64_t loc, const void *data)
+{
+	struct gc_control *gc = &s->gc;
+
+	pthread_mutex_lock(&gc->heal_lock);
+	if (gc->n_heals < HEALS_MAX) {
+		uint8_t *copy = malloc(CHUNK_SIZE);
+		if (copy) {
+			memcpy(copy, data, CHUNK_SIZE);
+			gc->heals[gc->n_heals++] = (struct gc_heal){loc, copy};
+		}
+	}
+	pthread_mutex_unlock(&gc->heal_lock);
+	gc_kick(s);
+}
+
+static int heal_order(const void *a, const void *b)
+{
+	const struct gc_heal *x = a, *y = b;
+	return x->loc < y->loc ? -1 : x->loc > y->loc;
+}
+
+static int heal_segment(struct store *s, const struct gc_heal *v, unsigned n)
+{
+	struct heal heals[HEALS_MAX];
+	struct slot_bits all;
+	uint64_t written;
+
+	memset(&all, 0xff, sizeof(all));
+	for (unsigned i = 0; i < n; i++)
+		heals[i] = (struct heal){v[i].loc, v[i].data};
+	return segments_rewrite(s->segments, loc_segment(v[0].loc), &all, heals, n, &written);
+}
+
+/* Takes what was offered so far and rewrites those segments. */
+static int run_heals(struct store *s)
+{
+	struct gc_heal v[HEALS_MAX];
+	int r = 0;
+
+	pthread_mutex_lock(&s->gc.heal_lock);
+	const unsigned n = s->gc.n_heals;
+	memcpy(v, s->gc.heals, n * sizeof(*v));
+	s->gc.n_heals = 0;
+	pthread_mutex_unlock(&s->gc.heal_lock);
+	if (n == 0)
+		return 0;
+	qsort(v, n, sizeof(*v), heal_order);
+	segments_seal_all(s->segments);
+	r = commit(s);
+	for (unsigned i = 0, k; r == 0 && i < n; i = k) {
+		for (k = i + 1; k < n && loc_segment(v[k].loc) == loc_segment(v[i].loc); k++)
+			;
+		const int healed = heal_segment(s, &v[i], k - i);
+		if (healed == 0) {
+			atomic_fetch_add(&s->count.healed_chunks, k - i);
+			log_note("segment %llu: %u damaged chunks written again", (unsigned long long)loc_segment(v[i].loc), k - i);
+		} else {
+			log_warn("segment %llu: damaged chunks could not be written again (%d)",
+				(unsigned long long)loc_segment(v[i].loc), -healed);
+		}
+	}
+	for (unsigned i = 0; i < n; i++)
+		free(v[i].data);
+	return r < 0 ? r : commit(s);
+}
+
+/* --- running --- */
+
+static uint64_t stored_bytes(struct store *s)
+{
+	struct segments_stats st;
+
+	segments_stats_get(s->segments, &st);
+	return st.file_bytes;
+}
+
+static int run_all(struct store *s, struct pass *p)
+{
+	const uint64_t until = segments_next(s->segments) - 1;
+	uint64_t after = 0, last = 0;
+	bool first = true;
+	int r;
+
+	if (p->full) {
+		segments_seal_all(s->segments);
+		r = commit(s);
+		if (r < 0)
+			return r;
+	}
+	r = run_heals(s);
+	while (r == 0 && (first || last < until)) {
+		r = run_pass(p, after, until, first, &last);
+		if (last == after)
+			break; /* no segment is left in the range */
+		after = last;
+		first = false;
+	}
+	return r;
+}
+
+int store_gc(struct store *s, bool full, gc_progress_fn *fn, void *arg, struct gc_report *ret_report)
+{
+	struct gc_report report = {0};
+	struct pass p = {.store = s, .full = full, .progress = fn, .progress_arg = arg, .report = &report};
+
+	if (s->cfg.read_only)
+		return -EROFS;
+	pthread_mutex_lock(&s->gc.run_lock);
+	const uint64_t before = stored_bytes(s);
+	const uint64_t dead = atomic_load(&s->gc.dead_estimate);
+	const int r = run_all(s, &p);
+	if (r == 0) {
+		const uint64_t after = stored_bytes(s);
+		report.freed_bytes = before > after ? before - after : 0;
+		atomic_fetch_sub(&s->gc.dead_estimate, dead);
+		*ret_report = report;
+	}
+	pthread_mutex_unlock(&s->gc.run_lock);
+	return r;
+}
+
+/* --- in the background --- */
+
+/*
+ * A collection costs a walk over all maps, and rewriting.  It runs when a good part of what is
+ * stored may be dead; or, with less of it, when nobody writes; and never takes more than about a
+ * twentieth of the time, unless space is short or something is to be healed.
+ */
+static bool due(struct store *s, uint64_t quiet_ns, uint64_t since_ns, uint64_t took_ns)
+{
+	const uint64_t dead = atomic_load(&s->gc.dead_estimate);
+	struct segments_stats st;
+
+	if (atomic_exchange(&s->gc.kicked, false))
+		return dead > 0 || s->gc.n_heals > 0;
+	if (dead < DEAD_CHUNKS_MIN || since_ns < took_ns * 20)
+		return false;
+	segments_stats_get(s->segments, &st);
+	return dead >= st.live_chunks / 2 || quiet_ns >= LOOK_NS;
+}
+
+static void *gc_main(void *arg)
+{
+	struct store *s = arg;
+	struct gc_report report;
+	uint64_t written = 0, quiet_since = clock_now_ns(), ended = quiet_since, took_ns = 0;
+
+	/* Foreground work first. */
+	(void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 10);
+	while (!s->stopping) {
+		struct timespec ts;
+		clock_gettime(CLOCK_MONOTONIC, &ts);
+		ts.tv_sec += LOOK_NS / NS_PER_SEC;
+		pthread_mutex_lock(&s->gc.wake_lock);
+		if (!s->stopping && !atomic_load(&s->gc.kicked))
+			pthread_cond_timedwait(&s->gc.wake, &s->gc.wake_lock, &ts);
+		pthread_mutex_unlock(&s->gc.wake_lock);
+		const uint64_t now = clock_now_ns();
+		if (atomic_load(&s->count.written_bytes) != written)
+			quiet_since = now;
+		written = atomic_load(&s->count.written_bytes);
+		if (s->stopping || !due(s, now - quiet_since, now - ended, took_ns))
+			continue;
+		const int r = store_gc(s, false, NULL, NULL, &report);
+		ended = clock_now_ns();
+		took_ns = ended - now;
+		if (r == 0)
+			log_note("space reclaimed: %llu bytes, %llu segments freed, %llu rewritten",
+				(unsigned long long)report.freed_bytes, (unsigned long long)report.segments_freed,
+				(unsigned long long)report.segments_rewritten);
+		else if (r != -EINTR)
+			log_error("reclaiming space failed: error %d", -r);
+	}
+	return NULL;
+}
+
+void gc_kick(struct store *s)
+{
+	pthread_mutex_lock(&s->gc.wake_lock);
+	atomic_store(&s->gc.kicked, true);
+	pthread_cond_signal(&s->gc.wake);
+	pthread_mutex_unlock(&s->gc.wake_lock);
+}
+
+int gc_init(struct store *s)
+{
+	struct gc_control *gc = &s->gc;
+	pthread_condattr_t ca;
+
+	pthread_mutex_init(&gc->run_lock, NULL);
+	pthread_mutex_init(&gc->heal_lock, NULL);
+	pthread_mutex_init(&gc->dead_lock, NULL);
+	pthread_mutex_init(&gc->wake_lock, NULL);
+	pthread_rwlock_init(&gc->marks_lock, NULL);
+	pthread_condattr_init(&ca);
+	pthread_condattr_setclock(&ca, CLOCK_MONOTONIC);
+	pthread_cond_init(&gc->wake, &ca);
+	pthread_condattr_destroy(&ca);
+	gc->heals = calloc(HEALS_MAX, sizeof(*gc->heals));
+	maps_set_observer(s->maps, entry_added, entry_dropped, s);
+	return gc->heals ? 0 : -ENOMEM;
+}
+
+void gc_free(struct store *s)
+{
+	for (unsigned i = 0; s->gc.heals && i < s->gc.n_heals; i++)
+		free(s->gc.heals[i].data);
+	free(s->gc.heals);
+	marks_free(s->gc.marks);
+}
+
+int gc_start(struct store *s)
+{
+	const int r = pthread_create(&s->gc_thread, NULL, gc_main, s);
+
+	s->has_gc_thread = r == 0;
+	return -r;
+}
+
+void gc_stop(struct store *s)
+{
+	if (!s->has_gc_thread)
+		return;
+	gc_kick(s);
+	pthread_join(s->gc_thread, NULL);
+	s->has_gc_thread = false;
+}

@@ -1,0 +1,322 @@
+/*
+ * store-priv.h - the engine's insides, shared by its files only
+ *
+ * Groups.  Two are in RAM: the *active* one, which collects changes, and, while it is being committed,
+ * the *frozen* one before it.  group number & 1 is its place in store.groups and image.groups.
+ *
+ * Lock order (outermost first); what each guards stands at its field:
+ *	flush.lock / txg.lock > gate > images_lock > overlay shard > image.lock > rows_lock > leaf locks
+ *	of other modules (bufpool, cache, maps, segments, dedupe).
+ * collect_rows() is called with the gate closed; the layer above takes its own locks there.
+ */
+#pragma once
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/bytes.h"
+#include "store/bufpool.h"
+#include "store/cache.h"
+#include "store/dedupe.h"
+#include "store/ilog.h"
+#include "store/map.h"
+#include "store/punches.h"
+#include "store/segments.h"
+#include "store/store.h"
+
+#define OVERLAY_BUCKETS (1u << 16)
+#define OVERLAY_SHARDS  256u
+
+#define OVERLAY_DEFAULT_BYTES (256ull << 20)
+#define CACHE_DEFAULT_BYTES   (512ull << 20)
+#define INDEX_DEFAULT_BYTES   (256ull << 20)
+#define MAP_DEFAULT_BYTES     (64ull << 20)
+#define TABLE_BYTES           (16ull << 20) /* slot tables, part of the fixed memory */
+#define TXG_DEFAULT_NS        (5 * NS_PER_SEC)
+#define RESERVE_DEFAULT_BYTES (64ull << 20)
+
+/* A flush with more than this to make durable commits a group instead: writing it to the log and
+ * then again to segments would cost more than the transaction. */
+#define FLUSH_LOG_BYTES_MAX (8u << 20)
+
+#define INDEX_NAME      "index"
+#define LOG_FIRST_EPOCH 1ull
+
+/*
+ * What a group says about one chunk of an image, in a leaf's slots[].  The two low bits tell:
+ *	0	nothing (SLOT_ABSENT), or a pointer to a struct buf
+ *	1	SLOT_HOLE: it is a hole now
+ *	2	ENTRY_ZERO: it is allocated zeros now
+ *	3	a map entry: it shares that chunk (store_share)
+ */
+#define SLOT_ABSENT 0ull
+#define SLOT_HOLE   1ull
+
+static inline bool slot_is_buf(uint64_t slot)
+{
+	return slot && (slot & 3) == 0;
+}
+
+static inline struct buf *slot_buf(uint64_t slot)
+{
+	return (struct buf *)(uintptr_t)slot;
+}
+
+static inline bool slot_is_ref(uint64_t slot)
+{
+	return (slot & 3) == ENTRY_DATA;
+}
+
+/* The dirty chunks of 1 MiB of an image, in one group. */
+struct ov_leaf {
+	struct ov_leaf *hash_next;     /* shard lock */
+	struct ov_leaf *image_next;    /* image.lock */
+	struct ov_leaf *unlogged_next; /* image.lock */
+	struct image *image;
+	uint64_t index;
+	uint64_t unlogged[LEAF_CHUNKS / 64]; /* shard lock: changed since a flush last took them */
+	bool on_unlogged;                    /* image.lock */
+	uint64_t slots[LEAF_CHUNKS];         /* shard lock while active; constant while frozen */
+	uint64_t *entries;                   /* commit: the new map entries; owned */
+};
+
+/* An image's part of a group. */
+struct image_group {
+	struct ov_leaf *leaves;    /* image.lock */
+	struct ov_leaf *unlogged;  /* image.lock */
+	struct punches punches;    /* image.lock */
+	_Atomic uint32_t n_punches; /* = punches.n, readable without the lock */
+	_Atomic uint64_t unlogged_bytes; /* estimate of a flush's size */
+	struct image *dirty_next;  /* images_lock */
+	bool dirty;                /* images_lock; on the group's list, which holds a reference */
+	bool deleted, deleted_logged; /* image.lock */
+};
+
+struct image {
+	struct store *store;
+	uint64_t id;
+	struct map *map;
+	unsigned refs;           /* images_lock */
+	struct image *hash_next; /* images_lock */
+	pthread_mutex_t lock;
+	struct image_group groups[2];
+	/* sequential read detection; relaxed, a hint */
+	_Atomic uint64_t read_next, read_ahead_end;
+	_Atomic uint32_t read_streak;
+};
+
+struct group {
+	struct ov_leaf **buckets;  /* OVERLAY_BUCKETS; bucket b under shard lock b % OVERLAY_SHARDS */
+	struct image *dirty;       /* images_lock */
+	struct bytes_out rows;     /* rows_lock */
+	size_t rows_logged;        /* rows_lock: how far the intent log has them */
+	_Atomic uint64_t n_leaves;
+	_Atomic uint64_t bytes;    /* of content written into it, for the commit trigger */
+	uint64_t log_off, log_seq; /* where the log's head was when it was frozen */
+};
+
+/* Waiting for groups to be committed, and asking for it. */
+struct txg_control {
+	pthread_mutex_t lock;
+	pthread_cond_t wake;      /* the txg thread */
+	pthread_cond_t done;      /* waiters */
+	uint64_t wanted;          /* commit at least up to this group */
+	_Atomic uint64_t committed; /* last committed group; written under lock */
+	uint64_t attempts;        /* finished commit attempts, good or bad */
+	int error;                /* of the last attempt */
+	uint64_t stored;          /* the group whose chunks are in segments, synced; the txg thread's */
+	unsigned failed_in_row;   /* attempts at the present group; the txg thread's */
+	bool stop, running, has_thread;
+	pthread_t thread;
+};
+
+struct flush_waiter {
+	struct image *image; /* NULL: only rows */
+	struct flush_waiter *next;
+	int result;
+	bool done;
+};
+
+struct flush_control {
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	struct flush_waiter *queue; /* waiting for a leader */
+	bool leading;
+	uint64_t disabled_until; /* the log is unusable until this group is committed; 0: usable */
+};
+
+/* The collector; gc.c. */
+#define GC_SEGMENT_BITS sizeof(struct slot_bits)
+struct gc_control {
+	pthread_mutex_t run_lock; /* one collection at a time */
+	pthread_mutex_t heal_lock;
+	struct gc_marks *marks; /* non-NULL while a collection runs; see gc.c */
+	pthread_rwlock_t marks_lock; /* of the pointer */
+	struct gc_heal *heals;  /* heal_lock */
+	unsigned n_heals;
+	pthread_mutex_t dead_lock;
+	const uint64_t *dead_nodes; /* dead_lock: to be deleted by the next transaction */
+	unsigned n_dead_nodes;      /* dead_lock */
+	pthread_mutex_t wake_lock;
+	pthread_cond_t wake;
+	_Atomic bool kicked;
+	_Atomic uint64_t dead_estimate; /* data entries dropped since the last collection */
+	_Atomic bool running;
+};
+
+struct store {
+	struct store_config cfg;
+	struct store_state state; /* as committed; the txg thread's */
+	struct chunk_hasher hasher;
+
+	struct maps *maps;
+	struct segments *segments;
+	struct cache *cache;
+	struct dedupe *dedupe;
+	struct ilog *log;
+	struct bufpool *bufs;
+
+	pthread_rwlock_t gate;
+	_Atomic uint64_t txg_open; /* the active group; changed with the gate closed */
+	struct group groups[2];
+	pthread_mutex_t shards[OVERLAY_SHARDS];
+	pthread_mutex_t rows_lock;
+
+	pthread_mutex_t images_lock;
+	struct image **images; /* IMAGE_BUCKETS */
+
+	struct txg_control txg;
+	struct flush_control flush;
+	struct gc_control gc;
+	struct readahead *readahead;
+	struct commit_pool *commit;
+	struct read_ctx *read_free; /* read_lock */
+	pthread_mutex_t read_lock;
+
+	pthread_t index_thread, gc_thread;
+	bool has_index_thread, has_gc_thread;
+	_Atomic bool stopping;
+	_Atomic bool index_loading;
+	uint64_t index_txg;             /* the group that a saved index must be of */
+	_Atomic uint64_t frozen_at_ns;  /* when the last group was frozen */
+	_Atomic uint64_t throttle_bps;  /* how fast commits were lately, bytes/s */
+	_Atomic uint64_t pace_ns;       /* next slot of time for a throttled write */
+
+	/* health and counters */
+	pthread_mutex_t health_lock;
+	enum store_health health; /* health_lock */
+	char health_text[256];    /* health_lock */
+	_Atomic int commit_error; /* of the last attempt to commit; writers get it until one works */
+	_Atomic uint64_t space_free_bytes, space_total_bytes, space_checked_ns;
+	struct {
+		_Atomic uint64_t commits, failures, last_commit_wall_ns, last_commit_ns;
+		_Atomic uint64_t written_bytes, read_bytes, flushes;
+		_Atomic uint64_t dedupe_hits, chunks_new, chunks_zero, chunks_raw;
+		_Atomic uint64_t compressed_in_bytes, compressed_out_bytes;
+		_Atomic uint64_t damaged_reads, healed_chunks;
+	} count;
+};
+
+#define IMAGE_BUCKETS 1024u
+
+/* --- image.c --- */
+struct image *image_find(struct store *s, uint64_t id); /* takes a reference; NULL if not in RAM */
+void image_ref(struct image *img);
+/* Puts the image on the active group's list; inside the gate. */
+void image_mark_dirty(struct image *img, unsigned g);
+void images_free(struct store *s);
+
+/* --- overlay.c --- */
+int overlay_init(struct store *s) MUST_CHECK;
+void overlay_free(struct store *s);
+/*
+ * What the overlay says about chunks [first, first + n) of one leaf, newest first.
+ * ret[i].state tells what else is to be read.
+ */
+struct ov_view {
+	struct buf *top;  /* referenced; NULL if none */
+	struct buf *under; /* partly valid buffer of the frozen group below a partly valid top; referenced */
+	uint64_t rest;    /* where the remaining bytes come from: SLOT_ABSENT: the map; SLOT_HOLE, ENTRY_ZERO, or a map entry */
+};
+void overlay_view(struct image *img, uint64_t first, unsigned n, struct ov_view *ret_views);
+void ov_view_release(struct store *s, struct ov_view *v);
+/* Makes one chunk share a map entry (recovery). */
+int overlay_set(struct image *img, uint64_t chunk, uint64_t entry) MUST_CHECK;
+/* Nothing of the image is in the overlay. */
+bool overlay_clean(struct image *img);
+/*
+ * Smallest leaf >= leaf in which some group has slots, or made zeros of, or (holes) a hole;
+ * IMAGE_CHUNKS_MAX / LEAF_CHUNKS when there is none.
+ */
+uint64_t overlay_next_leaf(struct image *img, uint64_t leaf, bool holes);
+/* Drops the frozen group's content; it is committed. */
+void overlay_release(struct store *s, unsigned g);
+/* Copies the valid bytes of b over dst (CHUNK_SIZE). */
+void buf_overlay(const struct buf *b, uint8_t *dst);
+/* Calls fn for each run of valid bytes. */
+typedef int buf_run_fn(void *arg, unsigned off, unsigned len);
+int buf_runs(const struct buf *b, buf_run_fn *fn, void *arg);
+
+/* --- read.c --- */
+/* Content of a map entry, copied.  -ESTALE: no such slot; -EUCLEAN: damaged; -EIO: cannot be read now. */
+int entry_read(struct store *s, uint64_t entry, uint8_t *ret_chunk) MUST_CHECK;
+/* Brings a range into the cache; errors are left for the read that needs it. */
+void read_prefetch(struct image *img, uint64_t off, size_t len);
+void read_ctx_free_all(struct store *s);
+
+/* --- commit.c: a group's content into segments --- */
+int commit_pool_start(struct store *s) MUST_CHECK;
+void commit_pool_stop(struct store *s);
+/* Fills leaf->entries of all n leaves, on all workers; returns the first error. */
+int commit_leaves(struct store *s, uint64_t txg, struct ov_leaf **leaves, size_t n) MUST_CHECK;
+
+/* --- txg.c --- */
+int txg_start(struct store *s) MUST_CHECK;
+void txg_stop(struct store *s);
+/* Commits the active group now, on the calling thread (recovery, manual stores). */
+int txg_commit_now(struct store *s) MUST_CHECK;
+/* Waits until group txg is committed; the error of an attempt that failed. */
+int txg_wait(struct store *s, uint64_t txg) MUST_CHECK;
+/* Asks for a commit soon. */
+void txg_kick(struct store *s);
+bool txg_frozen(struct store *s, unsigned *ret_g);
+/*
+ * What cannot be read is taken for damaged: the present group has failed so often that waiting
+ * longer would hold up everything for it.
+ */
+bool txg_impatient(const struct store *s);
+
+/* --- flush.c --- */
+/* After group txg is committed (txg thread). */
+void flush_txg_committed(struct store *s, uint64_t txg);
+
+/* --- space.c --- */
+void space_refresh(struct store *s, bool force);
+
+/* --- store.c: health --- */
+void store_set_health(struct store *s, enum store_health health, const char *fmt, ...) PRINTF(3, 4);
+/* Back to STORE_OK if it was degraded. */
+void store_recovered(struct store *s);
+
+/* --- gc.c --- */
+int gc_init(struct store *s);
+void gc_free(struct store *s);
+int gc_start(struct store *s) MUST_CHECK;
+void gc_stop(struct store *s);
+/* Asks for a collection soon: space is short. */
+void gc_kick(struct store *s);
+/* The barrier: this entry is referenced from now on. */
+void gc_mark_entry(struct store *s, uint64_t entry);
+/* May a new reference to this location be made?  (Not if it is being swept.) */
+bool gc_may_share(struct store *s, uint64_t loc);
+/* Deletes nodes found dead, inside the transaction. */
+int gc_txg_write(struct store *s) MUST_CHECK;
+/* After a transaction succeeded. */
+void gc_txg_committed(struct store *s);
+/* A damaged chunk's content turned up again. */
+void gc_heal(struct store *s, uint64_t loc, const void *data);
+
+/* --- readahead.c --- */
+int readahead_start(struct store *s) MUST_CHECK;
+void readahead_stop(struct store *s);
+void readahead_note(struct image *img, uint64_t off, size_t len, bool missed);

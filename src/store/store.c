@@ -1,0 +1,465 @@
+/*
+ * store.c - opening, recovering and closing the engine; its health and numbers
+ *
+ * Recovery.  The metadata store holds the last committed group and the intent log's tail.  Batches
+ * from there on are replayed: records of groups already committed are skipped, the others go into
+ * the overlay and the row log as if they were written now.  Then one group is committed, under a
+ * new log epoch, which empties the log.  Nothing else is needed; how long it takes is bounded by the
+ * log's size.  A crash during recovery leaves the log and the old state as they were.
+ */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "store/store-priv.h"
+
+#define OVERLAY_MIN_BYTES (16ull << 20)
+
+/* --- health --- */
+
+void store_set_health(struct store *s, enum store_health health, const char *fmt, ...)
+{
+	char text[sizeof(s->health_text)];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	pthread_mutex_lock(&s->health_lock);
+	const bool news = health != s->health || strcmp(text, s->health_text) != 0;
+	s->health = health;
+	memcpy(s->health_text, text, sizeof(text));
+	pthread_mutex_unlock(&s->health_lock);
+	if (news)
+		log_error("%s", text);
+}
+
+void store_recovered(struct store *s)
+{
+	pthread_mutex_lock(&s->health_lock);
+	const bool news = s->health == STORE_DEGRADED && s->commit_error;
+	if (news) {
+		s->health = STORE_OK;
+		s->health_text[0] = '\0';
+	}
+	pthread_mutex_unlock(&s->health_lock);
+	if (news)
+		log_note("commits work again");
+}
+
+/* --- rows --- */
+
+int store_rows_append(struct store *s, const void *rows, size_t len)
+{
+	struct bytes_out *b = &s->groups[atomic_load(&s->txg_open) & 1].rows;
+
+	pthread_mutex_lock(&s->rows_lock);
+	const bool ok = bytes_append(b, rows, len) != NULL;
+	b->failed = false; /* what was there before is still good */
+	pthread_mutex_unlock(&s->rows_lock);
+	return ok ? 0 : -ENOMEM;
+}
+
+uint64_t store_txg(struct store *s)
+{
+	return atomic_load(&s->txg_open);
+}
+
+/* --- recovery --- */
+
+static int replay_share(struct image *img, const struct ilog_record *rec)
+{
+	if (rec->len % 8 || rec->off % CHUNK_SIZE)
+		return -EUCLEAN;
+	for (uint64_t i = 0; i < rec->len / 8; i++) {
+		const uint64_t e = get_u64((const uint8_t *)rec->data + i * 8);
+		if (entry_state(e) != ENTRY_DATA)
+			return -EUCLEAN;
+		const int r = overlay_set(img, rec->off / CHUNK_SIZE + i, e);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int replay_image(struct store *s, const struct ilog_record *rec)
+{
+	struct image *img;
+	int r;
+
+	if (rec->type != ILOG_SHARE && (rec->off > IMAGE_SIZE_MAX || rec->len > IMAGE_SIZE_MAX - rec->off))
+		return -EUCLEAN;
+	if (rec->type == ILOG_DELETE)
+		return store_image_delete(s, rec->image);
+	r = store_image_open(s, rec->image, &img);
+	if (r < 0)
+		return r;
+	if (rec->type == ILOG_DATA)
+		r = store_write(img, rec->off, rec->data, rec->len);
+	else if (rec->type == ILOG_SHARE)
+		r = replay_share(img, rec);
+	else
+		r = store_punch(img, rec->off, rec->len, rec->type == ILOG_ZERO);
+	store_image_close(img);
+	return r;
+}
+
+static int replay_record(void *arg, const struct ilog_record *rec)
+{
+	struct store *s = arg;
+	const struct store_hooks *h = &s->cfg.hooks;
+
+	if (rec->txg <= s->state.txg)
+		return 0;
+	if (rec->type != ILOG_ROWS)
+		return replay_image(s, rec);
+	const int r = store_rows_append(s, rec->data, rec->len);
+	if (r < 0 || !h->replay_rows)
+		return r;
+	return h->replay_rows(h->arg, rec->data, rec->len);
+}
+
+static int recover(struct store *s, struct errmsg *em)
+{
+	struct store_state *st = &s->state;
+	uint64_t off, seq;
+	int r = ilog_replay(s->log, st->log_epoch, st->log_tail_off, st->log_tail_seq, replay_record, s, &off, &seq, em);
+
+	if (r == -EUCLEAN)
+		return r;
+	if (r < 0)
+		return errmsg_set(em, r, "cannot replay the intent log: %s", strerror(-r));
+	if (s->cfg.read_only)
+		return 0;
+	/* Everything replayed goes into one group; its commit names the new epoch and an empty log. */
+	const uint64_t epoch = st->log_epoch + 1;
+	ilog_start(s->log, epoch, off, off, seq);
+	st->log_epoch = epoch;
+	r = txg_commit_now(s);
+	if (r < 0)
+		return errmsg_set(em, r, "cannot commit what the intent log held: %s", strerror(-r));
+	return 0;
+}
+
+/* --- the dedupe index, filled in the background --- */
+
+static int index_list(void *arg, uint64_t segment, struct hash128 *hashes, unsigned *ret_n)
+{
+	struct store *s = arg;
+	return segments_hashes(s->segments, segment, hashes, ret_n);
+}
+
+static void index_rebuild(struct store *s)
+{
+	struct hash128 *hashes = malloc(SEGMENT_SLOTS * sizeof(*hashes));
+	struct segment_row rows[64];
+	const struct hash128 none = {0, 0};
+	uint64_t after = 0;
+	unsigned n, slots;
+
+	while (hashes && !s->stopping && (n = segments_list(s->segments, after, rows, ARRAY_SIZE(rows))) > 0) {
+		for (unsigned i = 0; i < n && !s->stopping; i++) {
+			after = rows[i].id;
+			if (segments_hashes(s->segments, after, hashes, &slots) < 0)
+				continue; /* gone, or damaged: only hints are lost */
+			for (unsigned k = 0; k < slots; k++)
+				if (!hash_equal(hashes[k], none))
+					dedupe_insert(s->dedupe, hashes[k], loc_make(after, k));
+		}
+	}
+	free(hashes);
+}
+
+static void *index_main(void *arg)
+{
+	struct store *s = arg;
+	unsigned n_orphans = 0;
+	const int r = dedupe_load(s->dedupe, s->cfg.io, INDEX_NAME, s->state.uuid, s->index_txg);
+
+	if (r < 0 && r != -ENOENT && r != -ESTALE)
+		log_warn("the saved dedupe index cannot be used (%s); rebuilding it", strerror(-r));
+	if (r < 0)
+		index_rebuild(s);
+	if (!s->stopping && segments_remove_orphans(s->segments, &n_orphans) == 0 && n_orphans > 0)
+		log_note("removed %u segment files that no commit had made official", n_orphans);
+	atomic_store(&s->index_loading, false);
+	return NULL;
+}
+
+/* --- open and close --- */
+
+int store_create(struct io *io, uint64_t log_bytes, const uint8_t uuid[16], struct errmsg *em)
+{
+	int r = io_mkdir(io, "segments");
+
+	if (r == 0)
+		r = io_sync_dir(io, "");
+	if (r < 0)
+		return errmsg_set(em, r, "cannot make the segments directory: %s", strerror(-r));
+	return ilog_create(io, uuid, log_bytes, LOG_FIRST_EPOCH, em);
+}
+
+static void set_defaults(struct store_config *c)
+{
+	c->overlay_bytes = MAX(c->overlay_bytes ? c->overlay_bytes : OVERLAY_DEFAULT_BYTES, OVERLAY_MIN_BYTES);
+	c->index_bytes = c->index_bytes ? c->index_bytes : INDEX_DEFAULT_BYTES;
+	c->map_bytes = c->map_bytes ? c->map_bytes : MAP_DEFAULT_BYTES;
+	c->txg_ns = c->txg_ns ? c->txg_ns : TXG_DEFAULT_NS;
+	c->reserve_bytes = c->reserve_bytes ? c->reserve_bytes : RESERVE_DEFAULT_BYTES;
+}
+
+static void init_locks(struct store *s)
+{
+	pthread_rwlockattr_t ra;
+	pthread_condattr_t ca;
+
+	/* Writers first: a freeze must not starve behind a stream of writes.  Nobody enters twice. */
+	pthread_rwlockattr_init(&ra);
+	pthread_rwlockattr_setkind_np(&ra, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	pthread_rwlock_init(&s->gate, &ra);
+	pthread_rwlockattr_destroy(&ra);
+	pthread_condattr_init(&ca);
+	pthread_condattr_setclock(&ca, CLOCK_MONOTONIC);
+	pthread_cond_init(&s->txg.wake, &ca);
+	pthread_condattr_destroy(&ca);
+	pthread_cond_init(&s->txg.done, NULL);
+	pthread_cond_init(&s->flush.cond, NULL);
+	pthread_mutex_init(&s->rows_lock, NULL);
+	pthread_mutex_init(&s->images_lock, NULL);
+	pthread_mutex_init(&s->txg.lock, NULL);
+	pthread_mutex_init(&s->flush.lock, NULL);
+	pthread_mutex_init(&s->read_lock, NULL);
+	pthread_mutex_init(&s->health_lock, NULL);
+}
+
+static int open_parts(struct store *s, struct errmsg *em)
+{
+	const struct store_config *c = &s->cfg;
+	const struct segments_config sc = {
+		.io = c->io,
+		.meta = c->meta,
+		.next_segment = s->state.next_segment,
+		.table_bytes = TABLE_BYTES,
+		.hasher = &s->hasher,
+		.read_only = c->read_only,
+	};
+	struct segments_config with_uuid = sc;
+	uint64_t log_bytes, used;
+
+	memcpy(with_uuid.uuid, s->state.uuid, sizeof(with_uuid.uuid));
+	int r = ilog_open(c->io, s->state.uuid, c->read_only, &s->log, em);
+	if (r < 0)
+		return r;
+	r = segments_open(&with_uuid, &s->segments, em);
+	if (r < 0)
+		return r;
+	ilog_space(s->log, &log_bytes, &used);
+	/* Address space for a full log's worth at recovery, and for copies made under pinned buffers. */
+	r = bufpool_create(MAX(c->overlay_bytes * 2, log_bytes) + (256ull << 20), &s->bufs);
+	if (r == 0)
+		r = maps_create(c->meta, c->map_bytes, s->state.next_node, &s->maps);
+	if (r == 0)
+		r = cache_create(c->cache_bytes, &s->cache);
+	if (r == 0)
+		r = dedupe_create(c->index_bytes, index_list, s, &s->dedupe);
+	if (r == 0)
+		r = overlay_init(s);
+	s->images = calloc(IMAGE_BUCKETS, sizeof(*s->images));
+	if (r == 0 && !s->images)
+		r = -ENOMEM;
+	if (r == 0)
+		r = gc_init(s);
+	if (r == 0)
+		r = commit_pool_start(s);
+	return r < 0 ? errmsg_set(em, r, "cannot start the store: %s", strerror(-r)) : 0;
+}
+
+static int start_threads(struct store *s)
+{
+	if (s->cfg.manual || s->cfg.read_only)
+		return 0;
+	int r = txg_start(s);
+	if (r == 0)
+		r = readahead_start(s);
+	if (r == 0)
+		r = gc_start(s);
+	if (r < 0)
+		return r;
+	atomic_store(&s->index_loading, true);
+	r = pthread_create(&s->index_thread, NULL, index_main, s);
+	s->has_index_thread = r == 0;
+	return -r;
+}
+
+int store_open(const struct store_config *cfg, struct store **ret_store, struct errmsg *em)
+{
+	struct store *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return errmsg_set(em, -ENOMEM, "out of memory");
+	s->cfg = *cfg;
+	set_defaults(&s->cfg);
+	init_locks(s);
+	atomic_store(&s->throttle_bps, 500u << 20);
+	int r = cfg->meta->ops->state_get(cfg->meta, &s->state);
+	if (r < 0) {
+		errmsg_set(em, r, "cannot read the datastore's state: %s", strerror(-r));
+		goto fail;
+	}
+	chunk_hasher_init(&s->hasher, s->state.domain_key);
+	s->index_txg = s->state.txg;
+	atomic_store(&s->txg.committed, s->state.txg);
+	atomic_store(&s->txg_open, s->state.txg + 1);
+	r = open_parts(s, em);
+	if (r < 0)
+		goto fail;
+	space_refresh(s, true);
+	if (cfg->opened)
+		cfg->opened(cfg->hooks.arg, s);
+	r = recover(s, em);
+	if (r < 0)
+		goto fail;
+	r = start_threads(s);
+	if (r < 0) {
+		errmsg_set(em, r, "cannot start the store's threads: %s", strerror(-r));
+		goto fail;
+	}
+	*ret_store = s;
+	return 0;
+fail:
+	store_abandon(s);
+	return r;
+}
+
+static void stop_threads(struct store *s)
+{
+	atomic_store(&s->stopping, true);
+	if (s->has_index_thread)
+		pthread_join(s->index_thread, NULL);
+	s->has_index_thread = false;
+	gc_stop(s);
+	readahead_stop(s);
+	txg_stop(s);
+}
+
+void store_abandon(struct store *s)
+{
+	if (!s)
+		return;
+	stop_threads(s);
+	commit_pool_stop(s);
+	overlay_free(s);
+	read_ctx_free_all(s);
+	images_free(s);
+	gc_free(s);
+	maps_free(s->maps);
+	segments_close(s->segments);
+	ilog_close(s->log);
+	cache_free(s->cache);
+	dedupe_free(s->dedupe);
+	bufpool_free(s->bufs);
+	free(s);
+}
+
+int store_close(struct store *s)
+{
+	const bool index_whole = !atomic_load(&s->index_loading);
+	int r = 0;
+
+	stop_threads(s);
+	if (!s->cfg.read_only) {
+		r = txg_wait(s, atomic_load(&s->txg_open));
+		if (r < 0)
+			log_error("the last commit failed: %s; what was flushed is in the intent log", strerror(-r));
+	}
+	if (!s->cfg.read_only && r == 0 && index_whole) {
+		const int saved = dedupe_save(s->dedupe, s->cfg.io, INDEX_NAME, s->state.uuid, s->state.txg);
+		if (saved < 0)
+			log_warn("cannot save the dedupe index (%s); the next mount rebuilds it", strerror(-saved));
+	}
+	store_abandon(s);
+	return r;
+}
+
+/* --- numbers --- */
+
+static void stats_parts(struct store *s, struct store_stats *st)
+{
+	struct segments_stats ss;
+	struct cache_stats cs;
+	struct dedupe_stats ds;
+	struct maps_stats ms;
+
+	segments_stats_get(s->segments, &ss);
+	st->segments = ss.segments;
+	st->segments_open = ss.open;
+	st->stored_bytes = ss.file_bytes;
+	st->live_bytes = ss.live_bytes;
+	st->unique_chunks = ss.live_chunks;
+	cache_stats_get(s->cache, &cs);
+	st->cache_bytes = cs.bytes;
+	st->cache_limit_bytes = cs.limit_bytes;
+	st->cache_hits = cs.hits;
+	st->cache_misses = cs.misses;
+	dedupe_stats_get(s->dedupe, &ds);
+	st->index_bytes = ds.bytes;
+	st->index_limit_bytes = ds.limit_bytes;
+	st->index_entries = ds.entries;
+	maps_stats_get(s->maps, &ms);
+	st->map_bytes = ms.bytes;
+	st->map_limit_bytes = ms.limit_bytes;
+	ilog_space(s->log, &st->log_bytes, &st->log_used_bytes);
+	st->overlay_bytes = bufpool_used(s->bufs);
+	st->overlay_limit_bytes = s->cfg.overlay_bytes;
+}
+
+static void stats_counters(struct store *s, struct store_stats *st)
+{
+	st->txg_commits = s->count.commits;
+	st->txg_failures = s->count.failures;
+	st->last_commit_wall_ns = s->count.last_commit_wall_ns;
+	st->last_commit_ns = s->count.last_commit_ns;
+	st->written_bytes = s->count.written_bytes;
+	st->read_bytes = s->count.read_bytes;
+	st->flushes = s->count.flushes;
+	st->dedupe_hits = s->count.dedupe_hits;
+	st->chunks_new = s->count.chunks_new;
+	st->chunks_zero = s->count.chunks_zero;
+	st->chunks_raw = s->count.chunks_raw;
+	st->compressed_in_bytes = s->count.compressed_in_bytes;
+	st->compressed_out_bytes = s->count.compressed_out_bytes;
+	st->damaged_reads = s->count.damaged_reads;
+	st->healed_chunks = s->count.healed_chunks;
+}
+
+static int sum_image(void *arg, const struct image_row *row)
+{
+	struct store_stats *st = arg;
+
+	st->data_chunks += row->data_chunks;
+	st->zero_chunks += row->zero_chunks;
+	return 0;
+}
+
+void store_stats_get(struct store *s, struct store_stats *ret_stats)
+{
+	struct store_stats st = {0};
+	struct meta *m = s->cfg.meta;
+
+	stats_parts(s, &st);
+	stats_counters(s, &st);
+	if (m->ops->image_each(m, sum_image, &st) < 0)
+		log_warn("cannot read all image rows; the totals are too small");
+	st.txg = atomic_load(&s->txg.committed);
+	st.free_bytes = atomic_load(&s->space_free_bytes);
+	st.index_loading = s->index_loading;
+	st.gc_running = s->gc.running;
+	pthread_mutex_lock(&s->health_lock);
+	st.health = s->health;
+	memcpy(st.health_text, s->health_text, sizeof(st.health_text));
+	pthread_mutex_unlock(&s->health_lock);
+	*ret_stats = st;
+}

@@ -1,0 +1,373 @@
+#include "crash/model.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Distinct contents that writes choose from: so that there are duplicates. */
+#define PATTERNS 64
+
+/* One acknowledged change: bytes [off, off + len) became data. */
+struct change {
+	struct change *next;
+	uint32_t off, len;
+	uint8_t data[];
+};
+
+struct model_image {
+	struct image *handle;
+	uint8_t *durable; /* the state that the last flush made durable */
+	uint8_t *now;     /* the last acknowledged state */
+	struct change *head, **tail; /* from durable to now */
+	unsigned n_changes;
+	bool deleted; /* and that not committed yet: it may not be changed until then */
+};
+
+struct model {
+	struct rng rng;
+	struct store *store;
+	struct model_image images[MODEL_IMAGES];
+	uint8_t *buf;
+	char op[160];
+};
+
+char model_context[80];
+
+static void die(const struct model *m, const char *what, unsigned i, size_t at)
+{
+	fprintf(stderr, "%s: %s: image %u at byte %zu (chunk %zu); last operation: %s\n", model_context, what, i, at,
+		at / CHUNK_SIZE, m->op);
+	abort();
+}
+
+static size_t first_difference(const uint8_t *a, const uint8_t *b)
+{
+	size_t i = 0;
+
+	while (i < MODEL_BYTES && a[i] == b[i])
+		i++;
+	return i;
+}
+
+void model_create(uint64_t seed, struct model **ret_model)
+{
+	struct model *m = calloc(1, sizeof(*m));
+
+	m->rng = rng_fork(seed, 0);
+	m->buf = malloc(MODEL_BYTES);
+	for (unsigned i = 0; i < MODEL_IMAGES; i++) {
+		m->images[i].durable = calloc(1, MODEL_BYTES);
+		m->images[i].now = calloc(1, MODEL_BYTES);
+		m->images[i].tail = &m->images[i].head;
+	}
+	*ret_model = m;
+}
+
+static void forget_changes(struct model_image *mi)
+{
+	while (mi->head) {
+		struct change *c = mi->head;
+		mi->head = c->next;
+		free(c);
+	}
+	mi->tail = &mi->head;
+	mi->n_changes = 0;
+}
+
+void model_free(struct model *m)
+{
+	for (unsigned i = 0; i < MODEL_IMAGES; i++) {
+		forget_changes(&m->images[i]);
+		free(m->images[i].durable);
+		free(m->images[i].now);
+	}
+	free(m->buf);
+	free(m);
+}
+
+int model_attach(struct model *m, struct store *s)
+{
+	m->store = s;
+	for (unsigned i = 0; i < MODEL_IMAGES; i++) {
+		const int r = store_image_open(s, MODEL_FIRST_IMAGE + i, &m->images[i].handle);
+		if (r < 0) {
+			model_detach(m);
+			return r;
+		}
+	}
+	return 0;
+}
+
+void model_detach(struct model *m)
+{
+	for (unsigned i = 0; i < MODEL_IMAGES; i++) {
+		store_image_close(m->images[i].handle);
+		m->images[i].handle = NULL;
+	}
+	m->store = NULL;
+}
+
+/* The change is acknowledged; its bytes are in m->buf, or zeros. */
+static void acknowledge(struct model_image *mi, uint32_t off, uint32_t len, const uint8_t *data)
+{
+	struct change *c = malloc(sizeof(*c) + len);
+
+	c->next = NULL;
+	c->off = off;
+	c->len = len;
+	if (data)
+		memcpy(c->data, data, len);
+	else
+		memset(c->data, 0, len);
+	memcpy(mi->now + off, c->data, len);
+	*mi->tail = c;
+	mi->tail = &c->next;
+	mi->n_changes++;
+}
+
+static void made_durable(struct model_image *mi)
+{
+	memcpy(mi->durable, mi->now, MODEL_BYTES);
+	forget_changes(mi);
+}
+
+/* --- operations --- */
+
+/* Content that compresses, repeats, or does neither. */
+static void fill_content(struct model *m, uint8_t *to, size_t len)
+{
+	const unsigned kind = (unsigned)rng_below(&m->rng, 10);
+
+	for (size_t at = 0; at < len; at += CHUNK_SIZE) {
+		const size_t n = MIN(len - at, CHUNK_SIZE);
+		struct rng r;
+		if (kind == 0) {
+			memset(to + at, 0, n);
+			continue;
+		}
+		r = rng_fork(kind < 6 ? rng_below(&m->rng, PATTERNS) : rng_next(&m->rng), 1);
+		for (size_t i = 0; i < n; i++)
+			to[at + i] = (uint8_t)(kind < 8 && i % 64 > 8 ? i / 64 : rng_next(&r));
+	}
+}
+
+static void pick_range(struct model *m, uint32_t *ret_off, uint32_t *ret_len)
+{
+	const unsigned kind = (unsigned)rng_below(&m->rng, 8);
+	uint64_t off = rng_below(&m->rng, MODEL_BYTES), len;
+
+	if (kind < 4) { /* whole chunks */
+		off -= off % CHUNK_SIZE;
+		len = CHUNK_SIZE << rng_below(&m->rng, 5);
+	} else if (kind < 6) { /* sectors */
+		off -= off % 512;
+		len = 512 * (1 + rng_below(&m->rng, 40));
+	} else if (kind == 6) { /* any bytes */
+		len = 1 + rng_below(&m->rng, 9000);
+	} else { /* big */
+		off -= off % CHUNK_SIZE;
+		len = CHUNK_SIZE * (1 + rng_below(&m->rng, 300));
+	}
+	*ret_off = (uint32_t)off;
+	*ret_len = (uint32_t)MIN(len, MODEL_BYTES - off);
+}
+
+static int do_write(struct model *m, unsigned i)
+{
+	struct model_image *mi = &m->images[i];
+	uint32_t off, len;
+
+	pick_range(m, &off, &len);
+	fill_content(m, m->buf, len);
+	snprintf(m->op, sizeof(m->op), "write image %u at %u, %u bytes", i, off, len);
+	int r = store_throttle(m->store, len);
+	if (r < 0)
+		return r;
+	store_enter(m->store);
+	r = store_write(mi->handle, off, m->buf, len);
+	store_leave(m->store);
+	if (r == 0)
+		acknowledge(mi, off, len, m->buf);
+	return r;
+}
+
+static int do_punch(struct model *m, unsigned i)
+{
+	struct model_image *mi = &m->images[i];
+	const bool zero = rng_below(&m->rng, 2);
+	uint32_t off, len;
+
+	pick_range(m, &off, &len);
+	if (rng_below(&m->rng, 6) == 0)
+		len = MODEL_BYTES - off; /* truncate */
+	snprintf(m->op, sizeof(m->op), "punch image %u at %u, %u bytes%s", i, off, len, zero ? ", zeros" : "");
+	int r = store_throttle(m->store, 0);
+	if (r < 0)
+		return r;
+	store_enter(m->store);
+	r = store_punch(mi->handle, off, off + len == MODEL_BYTES ? IMAGE_SIZE_MAX - off : len, zero && off + len != MODEL_BYTES);
+	store_leave(m->store);
+	if (r == 0)
+		acknowledge(mi, off, len, NULL);
+	return r;
+}
+
+static int do_share(struct model *m, unsigned i)
+{
+	const unsigned j = (i + 1) % MODEL_IMAGES;
+	struct model_image *from = &m->images[i], *to = &m->images[j];
+	const uint32_t chunks = MODEL_BYTES / CHUNK_SIZE;
+	const uint32_t src = (uint32_t)rng_below(&m->rng, chunks), dst = (uint32_t)rng_below(&m->rng, chunks);
+	const uint32_t wanted = 1 + (uint32_t)rng_below(&m->rng, 400);
+	const uint32_t n = MIN(wanted, chunks - MAX(src, dst));
+
+	snprintf(m->op, sizeof(m->op), "share image %u chunk %u to image %u chunk %u, %u chunks", i, src, j, dst, n);
+	int r = store_throttle(m->store, 0);
+	if (r < 0)
+		return r;
+	uint64_t shared;
+	/* One chunk at a time: each call is all or nothing, as the model has it. */
+	for (uint32_t k = 0; k < n; k++) {
+		store_enter(m->store);
+		r = store_share(from->handle, (uint64_t)(src + k) * CHUNK_SIZE, to->handle, (uint64_t)(dst + k) * CHUNK_SIZE, CHUNK_SIZE, &shared);
+		store_leave(m->store);
+		if (r == -EAGAIN)
+			continue;
+		if (r < 0)
+			return r;
+		acknowledge(to, (dst + k) * CHUNK_SIZE, CHUNK_SIZE, from->now + (size_t)(src + k) * CHUNK_SIZE);
+	}
+	return 0;
+}
+
+static int do_delete(struct model *m, unsigned i)
+{
+	snprintf(m->op, sizeof(m->op), "delete image %u", i);
+	int r = store_throttle(m->store, 0);
+	if (r < 0)
+		return r;
+	store_enter(m->store);
+	r = store_image_delete(m->store, MODEL_FIRST_IMAGE + i);
+	store_leave(m->store);
+	if (r == 0) {
+		acknowledge(&m->images[i], 0, MODEL_BYTES, NULL);
+		m->images[i].deleted = true;
+	}
+	return r;
+}
+
+static int do_flush(struct model *m, unsigned i)
+{
+	snprintf(m->op, sizeof(m->op), "flush image %u", i);
+	const int r = store_flush(m->store, m->images[i].handle);
+	if (r == 0)
+		made_durable(&m->images[i]);
+	return r;
+}
+
+int model_sync(struct model *m)
+{
+	snprintf(m->op, sizeof(m->op), "sync");
+	const int r = store_sync(m->store);
+	for (unsigned i = 0; r == 0 && i < MODEL_IMAGES; i++) {
+		made_durable(&m->images[i]);
+		m->images[i].deleted = false;
+	}
+	return r;
+}
+
+static int do_read(struct model *m, unsigned i)
+{
+	uint32_t off, len;
+
+	pick_range(m, &off, &len);
+	snprintf(m->op, sizeof(m->op), "read image %u at %u, %u bytes", i, off, len);
+	const int r = store_read(m->images[i].handle, off, m->buf, len);
+	for (uint32_t k = 0; r == 0 && k < len; k++)
+		if (m->buf[k] != m->images[i].now[off + k])
+			die(m, "wrong data read", i, off + k);
+	return r;
+}
+
+static int do_gc(struct model *m)
+{
+	struct gc_report report;
+	const bool full = rng_below(&m->rng, 2);
+
+	snprintf(m->op, sizeof(m->op), "collect%s", full ? ", full" : "");
+	return store_gc(m->store, full, NULL, NULL, &report);
+}
+
+int model_step(struct model *m)
+{
+	const unsigned i = (unsigned)rng_below(&m->rng, MODEL_IMAGES);
+	const unsigned what = (unsigned)rng_below(&m->rng, 100);
+
+	if (what < 58 && (m->images[i].deleted || m->images[(i + 1) % MODEL_IMAGES].deleted))
+		return model_sync(m);
+	if (what < 45)
+		return do_write(m, i);
+	if (what < 53)
+		return do_punch(m, i);
+	if (what < 58)
+		return do_share(m, i);
+	if (what < 60)
+		return do_delete(m, i);
+	if (what < 72)
+		return do_flush(m, i);
+	if (what < 80)
+		return model_sync(m);
+	if (what < 97)
+		return do_read(m, i);
+	return do_gc(m);
+}
+
+const char *model_last_op(const struct model *m)
+{
+	return m->op;
+}
+
+/* --- checks --- */
+
+void model_verify(struct model *m)
+{
+	for (unsigned i = 0; i < MODEL_IMAGES; i++) {
+		const int r = store_read(m->images[i].handle, 0, m->buf, MODEL_BYTES);
+		if (r < 0)
+			die(m, strerror(-r), i, 0);
+		if (memcmp(m->buf, m->images[i].now, MODEL_BYTES) != 0)
+			die(m, "wrong content", i, first_difference(m->buf, m->images[i].now));
+	}
+}
+
+static int image_recovered(struct model *m, unsigned i)
+{
+	struct model_image *mi = &m->images[i];
+	const int r = store_read(mi->handle, 0, m->buf, MODEL_BYTES);
+	unsigned n = 0;
+
+	if (r < 0)
+		return r;
+	const size_t from_durable = first_difference(m->buf, mi->durable);
+	for (const struct change *c = mi->head; memcmp(m->buf, mi->durable, MODEL_BYTES) != 0; c = c->next, n++) {
+		if (!c) {
+			fprintf(stderr, "model: %u changes since the flush, none of those states\n", mi->n_changes);
+			die(m, "not a prefix of what was acknowledged", i, from_durable);
+		}
+		memcpy(mi->durable + c->off, c->data, c->len);
+	}
+	memcpy(mi->now, mi->durable, MODEL_BYTES);
+	forget_changes(mi);
+	mi->deleted = false;
+	return 0;
+}
+
+int model_recovered(struct model *m)
+{
+	int r = 0;
+
+	snprintf(m->op, sizeof(m->op), "recovery");
+	for (unsigned i = 0; r == 0 && i < MODEL_IMAGES; i++)
+		r = image_recovered(m, i);
+	return r;
+}
