@@ -14,6 +14,7 @@
  */
 #include <errno.h>
 
+#include "base/blocking.h"
 #include "base/bytes.h"
 #include "base/log.h"
 #include "store/store-priv.h"
@@ -313,6 +314,13 @@ static void lead(struct store *s)
 	f->leading = false;
 }
 
+static void flush_wait(struct flush_control *f)
+{
+	blocking_begin();
+	pthread_cond_wait(&f->cond, &f->lock);
+	blocking_end();
+}
+
 int store_flush(struct store *s, struct image *img)
 {
 	struct flush_control *f = &s->flush;
@@ -326,7 +334,7 @@ int store_flush(struct store *s, struct image *img)
 	f->queue = &w;
 	while (!w.done) {
 		if (f->leading)
-			pthread_cond_wait(&f->cond, &f->lock);
+			flush_wait(f);
 		else
 			lead(s);
 	}

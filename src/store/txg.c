@@ -23,6 +23,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/blocking.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "store/store-priv.h"
@@ -378,7 +379,9 @@ int txg_wait(struct store *s, uint64_t txg)
 	while (atomic_load(&t->committed) < txg && !(t->attempts > attempts && t->error)) {
 		t->wanted = MAX(t->wanted, txg);
 		pthread_cond_signal(&t->wake);
+		blocking_begin();
 		pthread_cond_wait(&t->done, &t->lock);
+		blocking_end();
 	}
 	if (atomic_load(&t->committed) < txg)
 		r = t->error;
