@@ -164,7 +164,8 @@ int vfs_copy(struct vfs *v, struct vnode *from, uint64_t from_off, struct vnode 
 {
 	struct copy c = {v, from, to, from_off, to_off, len, flags, 0};
 	uint64_t done = 0;
-	/* The same wait as for a write of what is going to be copied as bytes, as far as that is known. */
+	/* The same wait as for a write of what is going to be copied as bytes, as far as that is
+	 * known. */
 	int r = vfs_begin(v, copy_alike(&c) ? 2 * CHUNK_SIZE : MIN(len, COPY_MAX_BYTES), false);
 
 	if (r < 0)
