@@ -197,12 +197,13 @@ static int add_rows(struct store *s, uint64_t txg)
 	int r = 0;
 
 	pthread_mutex_lock(&s->rows_lock);
-	if (grp->rows.len > grp->rows_logged) {
-		const struct ilog_record rec = {.type = ILOG_ROWS, .txg = txg,
-			.len = grp->rows.len - grp->rows_logged, .data = grp->rows.data + grp->rows_logged};
+	const size_t end = MIN(grp->rows.len, grp->rows_commit_only);
+	if (end > grp->rows_logged) {
+		const struct ilog_record rec = {.type = ILOG_ROWS, .txg = txg, .len = end - grp->rows_logged,
+			.data = grp->rows.data + grp->rows_logged};
 		r = ilog_batch_add(s->log, &rec);
 		if (r == 0)
-			grp->rows_logged = grp->rows.len;
+			grp->rows_logged = end;
 	}
 	pthread_mutex_unlock(&s->rows_lock);
 	return r;

@@ -53,10 +53,14 @@ bool txg_impatient(const struct store *s)
 static void freeze(struct store *s)
 {
 	pthread_rwlock_wrlock(&s->gate);
-	if (s->cfg.hooks.collect_rows)
-		s->cfg.hooks.collect_rows(s->cfg.hooks.arg, 0);
 	const uint64_t open = atomic_load(&s->txg_open);
 	struct group *grp = &s->groups[open & 1];
+	pthread_mutex_lock(&s->rows_lock);
+	grp->rows_commit_only = grp->rows.len;
+	s->groups[!(open & 1)].rows_commit_only = SIZE_MAX;
+	pthread_mutex_unlock(&s->rows_lock);
+	if (s->cfg.hooks.collect_rows)
+		s->cfg.hooks.collect_rows(s->cfg.hooks.arg, 0);
 	if (s->log)
 		ilog_head(s->log, &grp->log_off, &grp->log_seq);
 	atomic_store(&s->txg_open, open + 1);
