@@ -11,7 +11,8 @@
 #include <pthread.h>
 #include <sys/mman.h>
 
-#define NO_BUF UINT32_MAX
+#define NO_BUF           UINT32_MAX
+#define WARM_SLICE_BYTES (16ull << 20)
 
 struct bufpool {
 	pthread_mutex_t lock; /* free_head, n_touched */
@@ -86,6 +87,15 @@ struct buf *bufpool_get(struct bufpool *p)
 	b->base = 0;
 	atomic_fetch_add_explicit(&p->n_used, 1, memory_order_relaxed);
 	return b;
+}
+
+void bufpool_warm(struct bufpool *p, uint64_t bytes, const _Atomic bool *stop)
+{
+	const uint64_t end = MIN(bytes, (uint64_t)p->n_bufs * CHUNK_SIZE);
+
+	for (uint64_t at = 0; at < end && !*stop; at += WARM_SLICE_BYTES)
+		if (madvise(p->arena + at, MIN(WARM_SLICE_BYTES, end - at), MADV_POPULATE_WRITE) < 0)
+			return; /* Linux 5.14 and later; without, pages come as they are used */
 }
 
 void buf_ref(struct buf *b)

@@ -63,16 +63,18 @@ static struct ov_leaf *leaf_get(struct group *grp, unsigned g, unsigned bucket, 
 	return l;
 }
 
-/* Shard lock held: a flush must take this chunk. */
-static void leaf_unlogged(struct ov_leaf *l, unsigned g, unsigned i)
+/* Shard lock held: a flush must take chunks [i, i + n). */
+static void leaf_unlogged(struct ov_leaf *l, unsigned g, unsigned i, unsigned n)
 {
 	struct image_group *ig = &l->image->groups[g];
-	const uint64_t bit = 1ull << (i % 64);
+	unsigned fresh = 0;
 
-	if (!(l->unlogged[i / 64] & bit)) {
+	for (; n > 0; i++, n--) {
+		const uint64_t bit = 1ull << (i % 64);
+		fresh += !(l->unlogged[i / 64] & bit);
 		l->unlogged[i / 64] |= bit;
-		atomic_fetch_add_explicit(&ig->unlogged_bytes, CHUNK_SIZE, memory_order_relaxed);
 	}
+	atomic_fetch_add_explicit(&ig->unlogged_bytes, (uint64_t)fresh * CHUNK_SIZE, memory_order_relaxed);
 	if (l->on_unlogged)
 		return;
 	pthread_mutex_lock(&l->image->lock);
@@ -262,13 +264,13 @@ static int leaf_write(struct image *img, uint64_t off, const uint8_t *data, size
 		return -ENOMEM;
 	}
 	const bool punched = leaf_punched(img, g, index, &punch, &copy);
+	const unsigned first = (unsigned)(off / CHUNK_SIZE % LEAF_CHUNKS);
+	leaf_unlogged(l, g, first, len ? (unsigned)((off % LEAF_BYTES + len - 1) / CHUNK_SIZE) - first + 1 : 0);
 	while (len > 0 && r == 0) {
 		const unsigned i = (unsigned)(off / CHUNK_SIZE % LEAF_CHUNKS);
 		const unsigned in = (unsigned)(off % CHUNK_SIZE);
 		const unsigned n = (unsigned)MIN(len, CHUNK_SIZE - in);
 		r = slot_write(s, &l->slots[i], punched, in, data, n);
-		if (r == 0)
-			leaf_unlogged(l, g, i);
 		off += n;
 		data = data ? data + n : NULL;
 		len -= n;
@@ -318,8 +320,9 @@ static int leaf_set(struct image *img, uint64_t first, unsigned n, uint64_t slot
 		const unsigned i = (unsigned)(first + k) % LEAF_CHUNKS;
 		slot_drop(s, &l->slots[i]);
 		l->slots[i] = slots ? slots[k] : slot;
-		leaf_unlogged(l, g, i);
 	}
+	if (l)
+		leaf_unlogged(l, g, (unsigned)first % LEAF_CHUNKS, n);
 	pthread_mutex_unlock(shard_of(s, bucket));
 	return l ? 0 : -ENOMEM;
 }
