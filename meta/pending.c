@@ -12,7 +12,7 @@
  * and are not listed.
  *
  * Deleting an inode takes its xattrs and symlink along: pending ones are dropped here, committed
- * ones are hidden by `wiped` for as long as the inode's entry stays.
+ * ones are hidden by `wiped_txg` until the group that deleted it is committed.
  */
 #include "meta/pending.h"
 
@@ -249,7 +249,6 @@ struct pending_entry *pending_entry_new(const struct row *row)
 	e->kind = kind_of(row->type);
 	e->gone = row->type == ROW_INODE_DEL || row->type == ROW_NAME_DEL ||
 	          row->type == ROW_XATTR_DEL;
-	e->wiped = row->type == ROW_INODE_DEL;
 	e->owner = row->type == ROW_INODE_PUT ? row->inode.ino : row->owner;
 	e->id = row->id;
 	e->ino = row->ino;
@@ -279,11 +278,13 @@ void pending_take(struct pending *p, struct pending_entry *e, uint64_t txg)
 	struct pending_entry **at = slot_of(p, e->kind, e->owner, e->name, e->name_len);
 
 	if (*at) {
-		e->wiped = e->wiped || (*at)->wiped;
+		e->wiped_txg = (*at)->wiped_txg;
 		entry_drop(p, at);
 	}
-	if (e->kind == PENDING_INODE && e->gone)
+	if (e->kind == PENDING_INODE && e->gone) {
+		e->wiped_txg = txg;
 		wipe(p, e->owner);
+	}
 	if (e->kind == PENDING_XATTR)
 		e->id = ++p->order;
 	if (p->n >= p->n_buckets)
@@ -299,6 +300,7 @@ void pending_take(struct pending *p, struct pending_entry *e, uint64_t txg)
 
 void pending_drop(struct pending *p, uint64_t txg)
 {
+	p->dropped_txg = MAX(p->dropped_txg, txg);
 	while (p->oldest && p->oldest->txg <= txg) {
 		const struct pending_entry *e = p->oldest;
 		key_drop(p, e->kind, e->owner, e->name, e->name_len);
@@ -315,7 +317,7 @@ bool pending_wiped(const struct pending *p, uint64_t ino)
 {
 	const struct pending_entry *e = pending_find(p, PENDING_INODE, ino, "", 0);
 
-	return e && e->wiped;
+	return e && e->wiped_txg > p->dropped_txg;
 }
 
 const struct pending_entry *pending_name_after(

@@ -23,10 +23,11 @@ struct pending_entry {
 	struct pending_node by_owner; /* live names: (directory, id); live xattrs: (inode, order) */
 	struct pending_node by_ino;   /* live names: (inode, id) */
 	enum pending_kind kind;
-	bool gone;  /* deleted: hides the committed row */
-	bool wiped; /* INODE: was deleted while pending, so committed xattrs and symlink are hidden
-	               too */
+	bool gone; /* deleted: hides the committed row */
 	uint64_t txg;
+	/* INODE: the group that deleted it last, 0: none; until that is committed, committed xattrs
+	 * and the committed symlink are hidden, also when the inode is back */
+	uint64_t wiped_txg;
 	uint64_t owner;
 	uint64_t id, ino;      /* NAME */
 	uint32_t mode;         /* NAME */
@@ -42,6 +43,7 @@ struct pending {
 	struct pending_entry *oldest, *newest;
 	struct pending_node *names, *inos, *xattrs;
 	uint64_t random, order;
+	uint64_t dropped_txg; /* groups up to this are committed */
 };
 
 int pending_init(struct pending *p) MUST_CHECK;

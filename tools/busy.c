@@ -64,6 +64,7 @@ static void process_name(const char *pid, char *buf, size_t len)
 unsigned busy_describe(const char *mountpoint, char *text, size_t len)
 {
 	const size_t top_len = strlen(mountpoint);
+	char self[24];
 	DIR *proc = opendir("/proc");
 	const struct dirent *de;
 	char name[64];
@@ -71,8 +72,9 @@ unsigned busy_describe(const char *mountpoint, char *text, size_t len)
 	size_t at = 0;
 
 	text[0] = '\0';
+	snprintf(self, sizeof(self), "%ld", (long)getpid());
 	while (proc && (de = readdir(proc)) != NULL) {
-		if (de->d_name[strspn(de->d_name, "0123456789")] ||
+		if (de->d_name[strspn(de->d_name, "0123456789")] || !strcmp(de->d_name, self) ||
 		        !process_uses(de->d_name, mountpoint, top_len))
 			continue;
 		process_name(de->d_name, name, sizeof(name));

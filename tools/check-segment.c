@@ -132,43 +132,56 @@ static bool slot_matches(const struct segment_file *sf, const struct frame_info 
 	       hash_equal(f->hashes[index], sf->hashes[slot]);
 }
 
-/* The frame of a slot, checked; good chunks are left in sf->chunks. */
+/*
+ * The frame of a slot: false when nothing of it can be read.  Its chunks are left in sf->chunks,
+ * each to be checked by its hash: of a frame with a damaged payload some may still be good, and
+ * the engine serves those.
+ */
 static bool frame_verify(struct check *c, uint64_t id, const struct footer_slot *s,
         struct segment_file *sf, struct frame_info *f)
 {
 	const uint32_t off = s->frame_pos * FRAME_ALIGN;
+	const size_t len = off < sf->len ? MIN(sf->len, sf->frames_end) - off : 0;
 	const uint8_t *payload = NULL;
 	size_t size = 0;
 
-	if (s->frame_pos == 0 || off >= sf->len)
+	if (s->frame_pos == 0)
 		return false;
-	if (frame_decode(
-	            sf->buf + off, MIN(sf->len, sf->frames_end) - off, id, f, &payload, &size) < 0)
+	sf->frames_bad++; /* until it has turned out good */
+	const bool good = frame_decode(sf->buf + off, len, id, f, &payload, &size) == 0;
+	if (!good && frame_decode_header(sf->buf + off, len, id, f, &size) < 0)
 		return false;
-	if (f->store != frame_store(c->state.uuid) || size != s->frame_units * FRAME_ALIGN)
+	if (f->store != frame_store(c->state.uuid) || size != s->frame_units * FRAME_ALIGN ||
+	        size > len)
 		return false;
+	if (!good)
+		payload = sf->buf + off + FRAME_HEADER_LEN + f->n * sizeof(struct hash128);
+	if (frame_unpack(f, payload, sf->chunks) < 0)
+		return false;
+	sf->frames_bad -= good;
 	c->sum.frames_verified++;
-	return frame_unpack(f, payload, sf->chunks) == 0;
+	return true;
 }
 
 void segment_file_verify(struct check *c, uint64_t id, struct segment_file *sf)
 {
 	uint32_t verified_pos = 0; /* of the frame in f; 0: none yet */
-	bool frame_good = false;
+	bool readable = false;
 	struct frame_info f;
 
 	memset(sf->damaged, 0, sizeof(sf->damaged));
+	sf->frames_bad = 0;
 	for (unsigned slot = 0; slot < sf->slots; slot++) {
 		const struct footer_slot *s = &sf->table[slot];
 
 		if (!(s->flags & SLOT_PRESENT))
 			continue;
 		if (s->frame_pos != verified_pos || s->frame_pos == 0) {
-			frame_good = frame_verify(c, id, s, sf, &f);
+			readable = frame_verify(c, id, s, sf, &f);
 			verified_pos = s->frame_pos;
 		}
-		sf->damaged[slot] = !frame_good || !slot_matches(sf, &f, slot);
-		if (sf->damaged[slot] || f.key_id != 0)
+		sf->damaged[slot] = !readable || !slot_matches(sf, &f, slot);
+		if (sf->damaged[slot])
 			continue;
 		const uint8_t *chunk = sf->chunks + s->index * CHUNK_SIZE;
 		sf->damaged[slot] = !hash_equal(chunk_hash(&c->hasher, chunk), sf->hashes[slot]);

@@ -32,6 +32,7 @@ static int slots_take(struct check_segment *seg, const struct segment_file *sf)
 		return -ENOMEM;
 	seg->n_slots = (uint16_t)n;
 	seg->n_damaged = 0;
+	seg->frames_bad = (uint16_t)sf->frames_bad;
 	for (unsigned i = 0; i < sf->slots; i++) {
 		const bool present = sf->table[i].flags & SLOT_PRESENT;
 		/* Present in no frame: found lost by an earlier repair or rewrite. */
@@ -150,6 +151,7 @@ static int file_take(struct check *c, struct check_segment *seg, struct segment_
 	int r = segment_file_read(c, seg->row.id, seg->gen, whole, slots, sf);
 
 	memset(sf->damaged, 0, sizeof(sf->damaged));
+	sf->frames_bad = 0;
 	if (r == 0 && !whole &&
 	        !sf->footer_good) /* the row's number of slots may be what is wrong */
 		r = segment_file_read(c, seg->row.id, seg->gen, true, slots, sf);
@@ -217,15 +219,15 @@ bool check_segment_referenced(const struct check_segment *seg)
 
 static void damage_report(struct check *c, const struct check_segment *seg)
 {
-	unsigned referenced = 0;
+	unsigned used = 0;
 
 	for (unsigned i = 0; i < seg->n_slots; i++)
-		referenced +=
-		        (seg->slots[i] & SLOT_IS_DAMAGED) && (seg->slots[i] & SLOT_IS_REFERENCED);
+		used += (seg->slots[i] & SLOT_IS_DAMAGED) && (seg->slots[i] & SLOT_IS_REFERENCED);
 	struct finding *fi = finding_add(&c->findings, FINDING_FRAME,
-	        referenced ? SEVERITY_LOSS : SEVERITY_NOTE,
-	        "%u of %u chunks are damaged, %u of them in use%s", seg->n_damaged, seg->n_slots,
-	        referenced, referenced ? " (writing the same content again heals them)" : "");
+	        used ? SEVERITY_LOSS : SEVERITY_NOTE,
+	        "%u frames fail their checksum; %u of %u chunks are damaged, %u of them in use%s",
+	        seg->frames_bad, seg->n_damaged, seg->n_slots, used,
+	        used ? " (writing the same content again heals them)" : "");
 	fi->segment = seg->row.id;
 }
 
@@ -246,7 +248,7 @@ void check_batch_report(struct check *c, size_t first, size_t n)
 
 		if (seg->problems & PROBLEM_NO_ROW)
 			no_row_report(c, seg);
-		if (seg->n_damaged &&
+		if ((seg->n_damaged || seg->frames_bad) &&
 		        (!(seg->problems & PROBLEM_NO_ROW) || check_segment_referenced(seg)))
 			damage_report(c, seg);
 	}

@@ -115,8 +115,9 @@ struct check_segment {
 	uint8_t problems;       /* enum segment_problem */
 	bool loaded;
 	uint16_t n_slots;
-	uint16_t n_damaged;
-	uint16_t *slots; /* owned, n_slots; NULL while its batch is not in work */
+	uint16_t n_damaged;  /* slots */
+	uint16_t frames_bad; /* a frame may be damaged where no slot of it is in use */
+	uint16_t *slots;     /* owned, n_slots; NULL while its batch is not in work */
 };
 
 /* A segment file that no row names. */
@@ -148,6 +149,7 @@ struct segment_file {
 	struct footer_slot table[SEGMENT_SLOTS];
 	struct hash128 hashes[SEGMENT_SLOTS];
 	bool damaged[SEGMENT_SLOTS]; /* by segment_file_verify */
+	unsigned frames_bad;         /* by the same: fail their checksum */
 	uint8_t chunks[FRAME_CHUNKS_MAX * CHUNK_SIZE];
 };
 

@@ -161,6 +161,20 @@ static int segment_repair(struct check *c, struct check_segment *seg)
 	return r;
 }
 
+/* A file that no row, no map and no log record names; while all of these could be read. */
+static bool is_orphan(const struct check *c, const struct check_segment *seg)
+{
+	return (seg->problems & PROBLEM_NO_ROW) && !check_segment_referenced(seg) &&
+	       !c->incomplete && !check_log_refers(c, seg->row.id);
+}
+
+static bool is_repairable(const struct check_segment *seg)
+{
+	if (!seg->problems || (seg->problems & (PROBLEM_NO_FILE | PROBLEM_FOREIGN)))
+		return false;
+	return !(seg->problems & PROBLEM_NO_ROW) || check_segment_referenced(seg);
+}
+
 int repair_batch(struct check *c, size_t first, size_t n)
 {
 	int r = 0;
@@ -168,11 +182,9 @@ int repair_batch(struct check *c, size_t first, size_t n)
 	for (size_t i = first; i < first + n && r == 0; i++) {
 		struct check_segment *seg = &c->table.list[i];
 
-		if (!seg->problems || (seg->problems & (PROBLEM_NO_FILE | PROBLEM_FOREIGN)))
-			continue;
-		if (!(seg->problems & PROBLEM_NO_ROW) || check_segment_referenced(seg))
+		if (is_repairable(seg))
 			r = segment_repair(c, seg);
-		else if (!c->incomplete && !check_log_refers(c, seg->row.id))
+		else if (is_orphan(c, seg))
 			r = remove_add(c, seg->row.id, seg->gen);
 	}
 	return r;

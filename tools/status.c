@@ -1,9 +1,12 @@
 /*
  * status.c - "weir status"
  */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
+#include "base/clock.h"
 #include "fs/control/report.h"
 #include "tools/print.h"
 #include "tools/target.h"
@@ -13,10 +16,37 @@ static const struct cmd_option status_options[] = {
         {0},
 };
 
+/* When it was written to last: every commit writes the metadata, nothing else does. */
+static uint64_t last_commit_of_files(const char *dir)
+{
+	static const char *const names[] = {META_NAME, META_NAME "-wal"};
+	uint64_t last_ns = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		CLEANUP(free_ptr) char *path = NULL;
+		struct stat st;
+
+		if (asprintf(&path, "%s/%s", dir, names[i]) >= 0 && stat(path, &st) == 0)
+			last_ns = MAX(last_ns, clock_timespec_ns(&st.st_mtim));
+	}
+	return last_ns;
+}
+
 static int status_report(void *arg, struct datastore *ds, struct progress *progress,
         json_t **ret_json, struct errmsg *em)
 {
-	return report_status(ds, NULL, ret_json, em);
+	json_t *json = NULL;
+	const int r = report_status(ds, NULL, &json, em);
+
+	if (r < 0)
+		return r;
+	if (json_object_set_new(json, "last_commit",
+	            json_integer((json_int_t)last_commit_of_files(ds->dir))) < 0) {
+		json_decref(json);
+		return errmsg_set(em, -ENOMEM, "out of memory");
+	}
+	*ret_json = json;
+	return 0;
 }
 
 static void print_line(const char *label, const char *text)
@@ -62,28 +92,17 @@ static void print_unmounted(const json_t *json)
 	print_line("intent log", line);
 }
 
-static void print_commit(const json_t *json)
-{
-	const json_t *last = json_object_get(json, "last_commit");
-	char a[TEXT_LEN];
-
-	if (json_is_string(last))
-		print_line("last commit", json_string_value(last));
-	else if (json_is_integer(last))
-		print_line("last commit", text_time(a, json_u64(json, "last_commit")));
-}
-
 static void status_print(const struct target *t, const json_t *json)
 {
 	const char *health = json_text(json, "health"), *why = json_text(json, "health_text");
-	char name[512], text[512];
+	char name[512], text[512], a[TEXT_LEN];
 
 	print_line("datastore", text_name(name, sizeof(name), t->dir));
 	if (json_is_true(json_object_get(json, "mounted")))
 		print_mounted(json);
 	else
 		print_unmounted(json);
-	print_commit(json);
+	print_line("last commit", text_time(a, json_u64(json, "last_commit")));
 	if (*why)
 		printf("%-13s %s: %s\n", "health", health, text_name(text, sizeof(text), why));
 	else

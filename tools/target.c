@@ -31,6 +31,9 @@ void target_release(struct target *t)
 	*t = (struct target){0};
 }
 
+/* No daemon to ask: the datastore is not mounted, or what mounted it has been killed. */
+enum { ASK_NOBODY = -1 };
+
 static int ask_daemon(
         struct target *t, struct target_query *q, struct progress *progress, json_t **ret_json)
 {
@@ -40,6 +43,8 @@ static int ask_daemon(
 	progress_end(progress);
 	if (r == 0)
 		return 0;
+	if (r == -ENOTCONN && !t->pid)
+		return ASK_NOBODY;
 	if (r == -ENOTCONN)
 		return cmd_fail(WEIR_EXIT_FAILED,
 		        "cannot %s datastore '%s': pid %ld holds it but does not answer (it may be "
@@ -77,14 +82,14 @@ static int ask_directory(
 int target_ask(struct target *t, struct target_query *q, json_t **ret_json)
 {
 	struct progress progress;
-	int r;
+	int r = ASK_NOBODY;
 
 	progress_begin(&progress, q->doing, PROGRESS_PARTS);
 	if (!q->request)
 		r = cmd_fail(WEIR_EXIT_FAILED, "out of memory");
-	else if (t->pid)
+	else if (t->pid || t->mountpoint)
 		r = ask_daemon(t, q, &progress, ret_json);
-	else
+	if (r == ASK_NOBODY)
 		r = ask_directory(t, q, &progress, ret_json);
 	json_decref(q->request);
 	q->request = NULL;

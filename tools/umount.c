@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -62,6 +63,52 @@ static int report_busy(const struct target *t)
 	        t->mountpoint, t->mountpoint);
 }
 
+static int run_fusermount(const char *mountpoint, bool lazy)
+{
+	const char *const argv[] = {"fusermount3", lazy ? "-uz" : "-u", "--", mountpoint, NULL};
+	pid_t pid = 0;
+	int status = 0;
+	const int r = posix_spawnp(&pid, argv[0], NULL, NULL, (char *const *)argv, environ);
+
+	if (r != 0)
+		return -r;
+	while (waitpid(pid, &status, 0) < 0)
+		if (errno != EINTR)
+			return -errno;
+	return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EBUSY;
+}
+
+static int detach(const char *mountpoint, bool lazy)
+{
+	if (geteuid() != 0)
+		return run_fusermount(mountpoint, lazy);
+	return umount2(mountpoint, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0)) < 0 ? -errno : 0;
+}
+
+/*
+ * Nobody holds the lock and nobody answers.  Either the daemon was killed, and its mount answers
+ * ENOTCONN; or it is a reader on a medium where it could make no socket, with nothing to commit.
+ */
+static int umount_unheld(const struct target *t)
+{
+	struct stat st;
+	const bool dead = stat(t->mountpoint, &st) < 0 && errno == ENOTCONN;
+	const int r = detach(t->mountpoint, dead);
+
+	if (r == -EBUSY)
+		return report_busy(t);
+	if (r < 0)
+		return cmd_fail(
+		        WEIR_EXIT_FAILED, "cannot unmount '%s': %s", t->mountpoint, strerror(-r));
+	if (dead)
+		fprintf(stderr,
+		        "weir: the daemon of '%s' was gone already; what was flushed is safe, and "
+		        "the "
+		        "next mount recovers it\n",
+		        t->dir);
+	return 0;
+}
+
 /* The daemon has closed its socket: it is on its way out, or something is wrong with it. */
 static int umount_ending(struct target *t)
 {
@@ -93,45 +140,10 @@ static int umount_live(struct target *t)
 	if (r == -EBUSY && t->mountpoint)
 		return report_busy(t);
 	if (r == -ENOTCONN)
-		return umount_ending(t);
+		return t->pid ? umount_ending(t) : umount_unheld(t);
 	if (r < 0)
 		return cmd_fail(WEIR_EXIT_FAILED, "%s", em.text[0] ? em.text : strerror(-r));
-	return wait_released(t, 0);
-}
-
-static int run_fusermount(const char *mountpoint)
-{
-	const char *const argv[] = {"fusermount3", "-u", "-z", "--", mountpoint, NULL};
-	pid_t pid = 0;
-	int status = 0;
-	const int r = posix_spawnp(&pid, argv[0], NULL, NULL, (char *const *)argv, environ);
-
-	if (r != 0)
-		return -r;
-	while (waitpid(pid, &status, 0) < 0)
-		if (errno != EINTR)
-			return -errno;
-	return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EPERM;
-}
-
-/* The daemon is gone, its mount is still in the table and answers ENOTCONN. */
-static int umount_stale(const struct target *t)
-{
-	int r = 0;
-
-	if (geteuid() != 0)
-		r = run_fusermount(t->mountpoint);
-	else if (umount2(t->mountpoint, MNT_DETACH | UMOUNT_NOFOLLOW) < 0)
-		r = -errno;
-	if (r < 0)
-		return cmd_fail(
-		        WEIR_EXIT_FAILED, "cannot unmount '%s': %s", t->mountpoint, strerror(-r));
-	fprintf(stderr,
-	        "weir: the daemon of '%s' was gone already; what was flushed is safe, and the next "
-	        "mount "
-	        "recovers it\n",
-	        t->dir);
-	return 0;
+	return t->pid ? wait_released(t, 0) : 0;
 }
 
 static int umount_run(const struct command *cmd, int argc, char **argv)
@@ -142,10 +154,8 @@ static int umount_run(const struct command *cmd, int argc, char **argv)
 	if (cmd_option_next(cmd, argc, argv) < 0 || cmd_args_check(cmd, argc, argv, args, 1, 1))
 		return WEIR_EXIT_USAGE;
 	int code = target_find(&t, argv[optind]);
-	if (code == 0 && t.pid)
+	if (code == 0 && (t.pid || t.mountpoint))
 		code = umount_live(&t);
-	else if (code == 0 && t.mountpoint)
-		code = umount_stale(&t);
 	else if (code == 0)
 		code = cmd_fail(WEIR_EXIT_FAILED, "cannot unmount '%s': not mounted", t.dir);
 	target_release(&t);

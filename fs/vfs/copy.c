@@ -50,8 +50,11 @@ static int share_step(struct copy *c, uint64_t n, uint64_t count)
 {
 	struct vfs *v = c->v;
 
+	uint64_t shared = 0;
+
 	store_enter(v->store);
-	const int r = store_share(c->from->img, c->from_off, c->to->img, c->to_off, n);
+	const int r = store_share(c->from->img, c->from_off, c->to->img, c->to_off, n, &shared);
+	count = MIN(count, shared);
 	if (!r)
 		file_changed(v, c->to, c->to_off + count, c->flags);
 	store_leave(v->store);
@@ -118,9 +121,10 @@ static int copy_step(struct copy *c, void *buf)
 	uint64_t count = 0;
 	const uint64_t n = share_next(c, &count);
 
-	if (n > 0)
-		return share_step(c, n, count);
-	return bytes_step(c, buf, bytes_next(c));
+	int r = n > 0 ? share_step(c, n, count) : -EAGAIN;
+	if (r == -EAGAIN) /* not alike, or only partly written so far: as bytes */
+		r = bytes_step(c, buf, bytes_next(c));
+	return r;
 }
 
 /* What this call will do, given where the source ends; and is it allowed at all? */

@@ -131,10 +131,7 @@ static int rename_locked(struct vfs *v, const struct rename *rn, unsigned flags)
 	return r;
 }
 
-/*
- * Flushes what is to replace another file; also when it is not dirty, since a group that is under
- * way and not committed yet may hold its content.
- */
+/* Flushes what is to replace another file. */
 static int flush_source(
         struct vfs *v, uint64_t dir, const char *name, uint64_t to_dir, const char *to_name)
 {

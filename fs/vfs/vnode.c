@@ -323,9 +323,22 @@ int vnode_changed(struct vfs *v, struct vnode *vn)
 	return 0;
 }
 
+/* May content or size of it be in a group that is not committed, and not in the log? */
+static bool vnode_unsettled(struct vfs *v, struct vnode *vn)
+{
+	store_enter(v->store);
+	pthread_mutex_lock(&vn->lock);
+	/* At most one frozen group is under way. */
+	const bool frozen = vn->frozen_txg && vn->frozen_txg + 1 >= store_txg(v->store);
+	const bool unsettled = vn->dirty || frozen;
+	pthread_mutex_unlock(&vn->lock);
+	store_leave(v->store);
+	return unsettled;
+}
+
 int vnode_settle(struct vfs *v, struct vnode *vn)
 {
-	if (!S_ISREG(vn->type))
+	if (!S_ISREG(vn->type) || v->read_only || !vnode_unsettled(v, vn))
 		return 0;
 	int r = vnode_image_get(v, vn);
 	if (r < 0)

@@ -230,6 +230,7 @@ static uint32_t shard_evict(const struct cache *c, struct shard *s)
 
 	for (unsigned tries = 0; tries < EVICT_TRIES; tries++) {
 		struct queue *q = victim_queue(s, busy % 2);
+		const bool picky = tries < EVICT_TRIES / 2;
 		if (!q->len)
 			return 0;
 		const uint32_t slot = queue_pop(c, q);
@@ -239,10 +240,10 @@ static uint32_t shard_evict(const struct cache *c, struct shard *s)
 			busy++;
 		} else if (!e->loc) {
 			return slot;
-		} else if (q == &s->small && e->freq >= FREQ_PROMOTE) {
+		} else if (picky && q == &s->small && e->freq >= FREQ_PROMOTE) {
 			e->freq = 0;
 			queue_push(c, &s->main, slot);
-		} else if (q == &s->main && e->freq && tries < EVICT_TRIES / 2) {
+		} else if (picky && q == &s->main && e->freq) {
 			e->freq--;
 			queue_push(c, q, slot);
 		} else {

@@ -55,7 +55,7 @@ struct gc_marks {
 	_Atomic bool sweeping; /* unmarked slots may not be shared any more */
 	uint64_t *nodes;       /* one bit a node id below n_nodes; NULL after the first pass */
 	uint64_t n_nodes;
-	uint64_t live_chunks;
+	bool lingering;        /* dead_lock; see end_marks() */
 };
 
 struct pass {
@@ -328,23 +328,65 @@ static int run_marked(struct pass *p)
 	return r;
 }
 
+static void marks_free(struct gc_marks *m)
+{
+	if (!m)
+		return;
+	slotset_free(&m->set);
+	free(m->nodes);
+	free(m);
+}
+
+/*
+ * The pass is over.  If it failed after it had begun to sweep, new generations without the dead slots
+ * may be waiting for a commit: until one succeeds, those slots must not be shared.
+ */
+static void end_marks(struct store *s, struct gc_marks *m, bool failed)
+{
+	pthread_mutex_lock(&s->gc.dead_lock);
+	m->lingering = failed && atomic_load(&m->sweeping);
+	const bool linger = m->lingering;
+	pthread_mutex_unlock(&s->gc.dead_lock);
+	if (linger)
+		return;
+	set_marks(s, NULL);
+	marks_free(m);
+}
+
+void gc_txg_committed(struct store *s)
+{
+	pthread_mutex_lock(&s->gc.dead_lock);
+	struct gc_marks *m = s->gc.marks && s->gc.marks->lingering ? s->gc.marks : NULL;
+	pthread_mutex_unlock(&s->gc.dead_lock);
+	if (!m)
+		return;
+	set_marks(s, NULL);
+	marks_free(m);
+}
+
 static int run_pass(struct pass *p, uint64_t after, uint64_t until, bool first, uint64_t *ret_last)
 {
 	struct store *s = p->store;
-	struct gc_marks marks = {0};
-	int r = slotset_init(&marks.set, s->segments, after, until, true, PASS_SEGMENTS, ret_last);
+	/* Ends what an earlier, failed pass has left. */
+	int r = s->gc.marks ? commit(s) : 0;
 
 	if (r < 0)
 		return r;
-	p->marks = &marks;
-	set_marks(s, &marks);
-	marks.n_nodes = maps_next_node(s->maps);
-	if (first && marks.n_nodes > 1 && marks.n_nodes <= NODES_MAX)
-		marks.nodes = calloc(DIV_UP(marks.n_nodes, 64), sizeof(*marks.nodes));
+	struct gc_marks *m = calloc(1, sizeof(*m));
+	if (!m)
+		return -ENOMEM;
+	r = slotset_init(&m->set, s->segments, after, until, true, PASS_SEGMENTS, ret_last);
+	if (r < 0) {
+		free(m);
+		return r;
+	}
+	p->marks = m;
+	set_marks(s, m);
+	m->n_nodes = maps_next_node(s->maps);
+	if (first && m->n_nodes > 1 && m->n_nodes <= NODES_MAX)
+		m->nodes = calloc(DIV_UP(m->n_nodes, 64), sizeof(*m->nodes));
 	r = run_marked(p);
-	set_marks(s, NULL);
-	slotset_free(&marks.set);
-	free(marks.nodes);
+	end_marks(s, m, r < 0);
 	return r;
 }
 
@@ -559,6 +601,7 @@ void gc_free(struct store *s)
 	for (unsigned i = 0; s->gc.heals && i < s->gc.n_heals; i++)
 		free(s->gc.heals[i].data);
 	free(s->gc.heals);
+	marks_free(s->gc.marks);
 }
 
 int gc_start(struct store *s)

@@ -440,11 +440,12 @@ static int share_slot(struct store *s, struct ov_view *v, uint64_t entry, uint64
 	return 0;
 }
 
-static int share_run(struct image *src, uint64_t from, struct image *dst, uint64_t to, unsigned n)
+/* Shares up to n chunks, all within one leaf on either side; *ret_n were shared. */
+static int share_run(struct image *src, uint64_t from, struct image *dst, uint64_t to, unsigned n, unsigned *ret_n)
 {
 	struct store *s = src->store;
 	struct ov_view views[LEAF_CHUNKS];
-	uint64_t entries[LEAF_CHUNKS], slots[LEAF_CHUNKS];
+	uint64_t entries[LEAF_CHUNKS], slots[LEAF_CHUNKS] = {0};
 	unsigned done = 0;
 
 	overlay_view(src, from, n, views);
@@ -454,12 +455,15 @@ static int share_run(struct image *src, uint64_t from, struct image *dst, uint64
 		if (r < 0)
 			break;
 	}
+	if (r == -EAGAIN && done > 0)
+		r = 0; /* as far as it goes */
 	if (r == 0)
-		r = leaf_set(dst, to, n, 0, slots);
+		r = leaf_set(dst, to, done, 0, slots);
 	for (unsigned i = 0; r < 0 && i < done; i++)
 		slot_drop(s, &slots[i]);
 	for (unsigned i = 0; i < n; i++)
 		ov_view_release(s, &views[i]);
+	*ret_n = r == 0 ? done : 0;
 	return r;
 }
 
@@ -471,25 +475,28 @@ int overlay_set(struct image *img, uint64_t chunk, uint64_t entry)
 	return leaf_set(img, chunk, 1, entry, NULL);
 }
 
-int store_share(struct image *src, uint64_t src_off, struct image *dst, uint64_t dst_off, uint64_t len)
+int store_share(struct image *src, uint64_t src_off, struct image *dst, uint64_t dst_off, uint64_t len, uint64_t *ret_len)
 {
-	uint64_t from = src_off / CHUNK_SIZE, to = dst_off / CHUNK_SIZE, n = len / CHUNK_SIZE;
+	const uint64_t from = src_off / CHUNK_SIZE, to = dst_off / CHUNK_SIZE, n = len / CHUNK_SIZE;
 	struct store *s = dst->store;
 	const unsigned g = atomic_load(&s->txg_open) & 1;
+	uint64_t done = 0;
+	int r = 0;
 
 	ASSERT(src_off % CHUNK_SIZE == 0 && dst_off % CHUNK_SIZE == 0 && len % CHUNK_SIZE == 0);
 	image_mark_dirty(dst, g);
 	atomic_fetch_add_explicit(&s->groups[g].bytes, n, memory_order_relaxed);
-	while (n > 0) {
-		const uint64_t run = MIN(LEAF_CHUNKS - from % LEAF_CHUNKS, LEAF_CHUNKS - to % LEAF_CHUNKS);
-		const unsigned k = (unsigned)MIN(n, run);
-		const int r = share_run(src, from, dst, to, k);
+	while (done < n) {
+		const uint64_t left = MIN(LEAF_CHUNKS - (from + done) % LEAF_CHUNKS, LEAF_CHUNKS - (to + done) % LEAF_CHUNKS);
+		unsigned shared;
+		r = share_run(src, from + done, dst, to + done, (unsigned)MIN(n - done, left), &shared);
 		if (r < 0)
-			return r;
-		from += k;
-		to += k;
-		n -= k;
+			break;
+		done += shared;
 	}
+	if (r < 0 && done == 0)
+		return r;
+	*ret_len = done * CHUNK_SIZE;
 	return 0;
 }
 

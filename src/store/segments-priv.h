@@ -21,7 +21,8 @@
  *	SEG_DROP         goes with the next commit: reads are -ESTALE from now on
  *	SEG_DROP_STAGED  the present transaction deletes its row
  *	SEG_DIRTY        is on the list of rows to put (those with a writer are put without)
- *	SEG_GONE         its row is gone; freed by segs_compact()
+ *	SEG_LIMBO        with SEG_NEW and SEG_DROP: its group was aborted when its rows had been
+ *put; its file goes with the next commit SEG_GONE         its row is gone; freed by segs_compact()
  */
 #pragma once
 
@@ -81,6 +82,7 @@ enum seg_flags {
 	SEG_DROP_STAGED = BIT(4),
 	SEG_DIRTY = BIT(5),
 	SEG_GONE = BIT(6),
+	SEG_LIMBO = BIT(7),
 };
 
 /* The committed row; 56 bytes, and 8 in the array of pointers. */
@@ -199,6 +201,8 @@ struct segments {
 	struct list writers; /* all, through in_writers */
 	unsigned writing;    /* write-outs under way */
 	unsigned unsynced;   /* writers with a file written and not synced */
+	unsigned limbo;      /* segs in SEG_LIMBO */
+	bool put;            /* the present group has put rows: its commit may have been tried */
 	unsigned stuck;      /* segs in SEG_STUCK */
 	bool seal_all;
 	int failed; /* first error of the present group: appends and sync return it until abort */

@@ -18,7 +18,10 @@
  *Hence a loop.
  *
  * Abort.  After a failed write or sync nothing is known of the pages past the committed length, so
- * those files are not written again.  Segments that began in the group go, with their ids; a
+ * those files are not written again.  Segments that began in the group go, with their ids: at once
+ * if no row was put yet; else with the next commit, because a commit that failed may still be found
+ * in the database's log after a crash, and then counts.  Nothing that it names may be touched until
+ * a later commit has taken its place.  A
  * segment that had a committed part is *stuck*: closed to appends, its file read only up to the
  * committed length.  The next sync copies that part to the next generation, a new file with footer,
  * which the next commit makes official; the old file stays as it is until then.  If the copy fails,
@@ -240,6 +243,7 @@ int segments_txg_write(struct segments *ss)
 	size_t done = 0;
 
 	pthread_mutex_lock(&ss->lock);
+	ss->put = true;
 	int r = rows_stage(ss);
 	while (r == 0 && done < ss->staged.n) {
 		unsigned n = 0;
@@ -310,9 +314,27 @@ static void seg_committed(struct segments *ss, struct seg *s)
 	}
 }
 
+/* What an aborted group left is nobody's any more.  Rows may be added while the lock is given up.
+ */
+static void limbo_clear(struct segments *ss)
+{
+	for (size_t i = 0; ss->limbo > 0 && i < ss->rows.n; i++) {
+		struct seg *s = ss->rows.v[i];
+		if (!(s->flags & SEG_LIMBO) || s->flags & SEG_GONE)
+			continue;
+		s->flags |= SEG_GONE;
+		ss->limbo--;
+		pthread_mutex_unlock(&ss->lock);
+		unlink_quietly(ss, s->id, s->gen);
+		pthread_mutex_lock(&ss->lock);
+	}
+}
+
 void segments_txg_committed(struct segments *ss)
 {
 	pthread_mutex_lock(&ss->lock);
+	ss->put = false;
+	limbo_clear(ss);
 	for (size_t i = 0; i < ss->staged.n; i++)
 		seg_committed(ss, ss->staged.v[i]);
 	ss->staged.n = 0;
@@ -325,7 +347,7 @@ static void segs_filter(struct segs_vec *v)
 	size_t kept = 0;
 
 	for (size_t i = 0; i < v->n; i++)
-		if (!(v->v[i]->flags & SEG_GONE))
+		if (!(v->v[i]->flags & (SEG_GONE | SEG_LIMBO)))
 			v->v[kept++] = v->v[i];
 	v->n = kept;
 }
@@ -339,13 +361,17 @@ static void writer_abort(struct segments *ss, struct writer *w)
 		return; /* the group did not touch it */
 	h->refs++;
 	writer_free(ss, w);
-	if (s->flags & SEG_NEW) {
+	const bool gone = s->flags & SEG_NEW && !ss->put;
+	if (gone) {
 		s->flags |= SEG_GONE;
+	} else if (s->flags & SEG_NEW) {
+		s->flags |= SEG_LIMBO | SEG_DROP;
+		ss->limbo++;
 	} else if (!(s->flags & SEG_STUCK)) {
 		s->flags |= SEG_STUCK;
 		ss->stuck++;
 	}
-	handle_kill(ss, h, s->flags & SEG_NEW);
+	handle_kill(ss, h, gone);
 	handle_put(ss, h);
 }
 
@@ -363,5 +389,6 @@ void segments_txg_abort(struct segments *ss)
 	segs_filter(&ss->staged);
 	segs_compact(ss);
 	ss->failed = 0;
+	ss->put = false;
 	pthread_mutex_unlock(&ss->lock);
 }

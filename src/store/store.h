@@ -94,10 +94,12 @@ int store_write(struct image *img, uint64_t off, const void *data, size_t len) M
 int store_punch(struct image *img, uint64_t off, uint64_t len, bool zero) MUST_CHECK;
 /*
  * Inside the gate.  Makes a range of dst share the chunks of src; all CHUNK_SIZE aligned, at most
- * 64 MiB a call, ranges of one image must not overlap.  -EAGAIN: a chunk of the source is only partly
- * written yet, copy this range instead.
+ * 64 MiB a call, ranges of one image must not overlap.  *ret_len bytes were shared, from the start of
+ * the range on: fewer than asked where something is in the way; -EAGAIN: nothing, because the first chunk of the
+ * source is only partly written yet: copy that one.
  */
-int store_share(struct image *src, uint64_t src_off, struct image *dst, uint64_t dst_off, uint64_t len) MUST_CHECK;
+int store_share(struct image *src, uint64_t src_off, struct image *dst, uint64_t dst_off, uint64_t len,
+	uint64_t *ret_len) MUST_CHECK;
 /* Inside the gate.  Drops the image's content and row, when its inode goes.  Handles stay valid,
  * but the image may not be changed any more (ids are never used again). */
 int store_image_delete(struct store *s, uint64_t image) MUST_CHECK;

@@ -18,7 +18,7 @@ for c in create mount umount status stats images check gc help mkfs.weir mount.w
 	[[ $c == *.* ]] && page=$man/$c.8
 	[ -f "$page" ] || fail "no page for $c"
 	target=$(sed -n 's/^\.so man8\///p' "$page")
-	mandoc -Tascii "${target:+$man/}${target:-$page}" 2>/dev/null | col -b >text
+	mandoc -Tascii "${target:+$man/}${target:-$page}" 2>/dev/null | col -bx >text
 	[[ $c == help ]] && continue
 	"$WEIR" help "$c" | grep -oE -- '--[a-z-]+' | sort -u | while read -r option; do
 		grep -qF -e "$option" text || fail "$page does not mention $option"
@@ -26,7 +26,7 @@ for c in create mount umount status stats images check gc help mkfs.weir mount.w
 done
 ok "each command has its page, with all its long options"
 
-mandoc -Tascii "$man/weir.8" 2>/dev/null | col -b >text
+mandoc -Tascii "$man/weir.8" 2>/dev/null | col -bx >text
 for code in 0 1 4 8 16 32; do
 	grep -qE "^ +$code +[a-z]" text || fail "weir.8 does not explain exit code $code"
 done

@@ -225,10 +225,11 @@ static int do_share(struct model *m, unsigned i)
 	int r = store_throttle(m->store, 0);
 	if (r < 0)
 		return r;
+	uint64_t shared;
 	/* One chunk at a time: each call is all or nothing, as the model has it. */
 	for (uint32_t k = 0; k < n; k++) {
 		store_enter(m->store);
-		r = store_share(from->handle, (uint64_t)(src + k) * CHUNK_SIZE, to->handle, (uint64_t)(dst + k) * CHUNK_SIZE, CHUNK_SIZE);
+		r = store_share(from->handle, (uint64_t)(src + k) * CHUNK_SIZE, to->handle, (uint64_t)(dst + k) * CHUNK_SIZE, CHUNK_SIZE, &shared);
 		store_leave(m->store);
 		if (r == -EAGAIN)
 			continue;

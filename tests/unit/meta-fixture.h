@@ -30,13 +30,20 @@ struct faulty_io {
 	unsigned ops; /* which kinds count and fail */
 	atomic_int n; /* calls so far */
 	int fail_at, fail_n, fail_errno;
-	bool tear;     /* failed writes write their first half */
+	bool tear; /* failed writes write their first half */
+	bool track;
+	struct durable {
+		char name[32];
+		uint8_t *data; /* as of the last good sync */
+		size_t len;
+	} durable[4];
 	int n_changes; /* calls of any kind that change something, failed or not */
 };
 
 struct faulty_file {
 	struct io_file base;
 	struct io_file *real;
+	char name[32];
 };
 
 static inline struct faulty_io *faulty_of(struct io *io)
@@ -74,6 +81,7 @@ static inline int faulty_open(
 		free(f);
 		return r;
 	}
+	snprintf(f->name, sizeof(f->name), "%s", name);
 	*ret_file = &f->base;
 	return 0;
 }
@@ -106,11 +114,42 @@ static inline int faulty_pwritev(
 	return io_pwrite(faulty_real(f), iov->iov_base, iov->iov_len, off);
 }
 
+static inline struct durable *durable_of(struct faulty_io *f, const char *name)
+{
+	struct durable *d = f->durable;
+
+	while (d->name[0] && strcmp(d->name, name) != 0)
+		d++;
+	assert_true(d < f->durable + ARRAY_SIZE(f->durable));
+	snprintf(d->name, sizeof(d->name), "%s", name);
+	return d;
+}
+
+static inline uint8_t *read_all(struct io_file *f, size_t *ret_len)
+{
+	uint64_t size = 0;
+
+	assert_int_equal(io_size(f, &size), 0);
+	uint8_t *data = malloc(size + 1);
+	assert_non_null(data);
+	assert_int_equal(io_pread_exact(f, data, size, 0), 0);
+	*ret_len = size;
+	return data;
+}
+
 static inline int faulty_sync(struct io_file *f)
 {
 	const int r = faulty_hit(f->io, FAULTY_SYNC);
 
-	return r < 0 ? r : io_sync(faulty_real(f));
+	if (r < 0)
+		return r;
+	if (faulty_of(f->io)->track) {
+		struct durable *d = durable_of(faulty_of(f->io), ((struct faulty_file *)f)->name);
+		free(d->data);
+		d->data = read_all(faulty_real(f), &d->len);
+		return 0;
+	}
+	return io_sync(faulty_real(f));
 }
 
 static inline int faulty_truncate(struct io_file *f, uint64_t size)
@@ -171,6 +210,8 @@ static inline int faulty_space(struct io *io, struct io_space *ret_space)
 static inline void faulty_free(struct io *io)
 {
 	io_free(faulty_of(io)->real);
+	for (size_t i = 0; i < ARRAY_SIZE(faulty_of(io)->durable); i++)
+		free(faulty_of(io)->durable[i].data);
 	free(io);
 }
 
@@ -294,6 +335,46 @@ static inline struct meta *crash_copy(struct fixture *f, struct io **ret_io, int
 	*ret_io = real_io(f->copy);
 	*ret_r = meta_open(*ret_io, false, &m, &em);
 	return m;
+}
+
+static inline uint32_t random_next(uint64_t *random, uint32_t n)
+{
+	*random ^= *random << 13;
+	*random ^= *random >> 7;
+	*random ^= *random << 17;
+	return (uint32_t)((*random >> 16) % n);
+}
+
+/* Writes to the copy what a power cut leaves of a file: each sector as synced, or as written since.
+ */
+static inline void power_cut_file(struct fixture *f, const char *name, uint64_t *random)
+{
+	const struct durable *d = durable_of(f->faults, name);
+	struct io_file *file = NULL;
+	size_t len = 0;
+
+	assert_int_equal(io_open(f->faults->real, name, IO_READ, &file), 0);
+	uint8_t *now = read_all(file, &len);
+	io_close(file);
+	const size_t most = MAX(len, d->len);
+	uint8_t *left = calloc(1, most + 1);
+	assert_non_null(left);
+	const uint32_t style = random_next(random, 4); /* all new, all old, or mixed */
+	for (size_t at = 0; at < most; at += 512) {
+		const bool old = style == 0 || (style > 1 && random_next(random, 2));
+		const uint8_t *from = old ? d->data : now;
+		const size_t from_len = old ? d->len : len;
+		if (at < from_len)
+			memcpy(left + at, from + at, MIN((size_t)512, from_len - at));
+	}
+	const size_t left_len = style == 0 || (style > 1 && random_next(random, 2)) ? d->len : len;
+	struct io *io = real_io(f->copy);
+	assert_int_equal(io_open(io, name, IO_WRITE | IO_CREATE | IO_TRUNC, &file), 0);
+	assert_int_equal(io_pwrite(file, left, left_len, 0), 0);
+	io_close(file);
+	io_free(io);
+	free(left);
+	free(now);
 }
 
 /* Changes a byte of a file in dir. */

@@ -275,6 +275,7 @@ struct env {
 	bool read_only;
 	struct known *known;
 	unsigned n_known, cap_known;
+	uint32_t *known_at; /* by segment and slot: index in known[], if that still has the loc */
 	uint64_t next_seed;
 };
 
@@ -329,6 +330,8 @@ static inline int env_setup(void **state)
 	e->next_segment = 1;
 	e->table_bytes = 1 << 20;
 	e->next_seed = 1;
+	e->known_at = calloc((size_t)MEM_ROWS * SEGMENT_SLOTS, sizeof(*e->known_at));
+	assert_non_null(e->known_at);
 	env_mount(e);
 	*state = e;
 	return 0;
@@ -345,6 +348,7 @@ static inline int env_teardown(void **state)
 	assert_int_equal(system(cmd), 0);
 	free(e->meta);
 	free(e->known);
+	free(e->known_at);
 	free(e);
 	return 0;
 }
@@ -374,6 +378,7 @@ static inline void known_add(struct env *e, uint64_t loc, uint64_t seed)
 		e->known = realloc(e->known, e->cap_known * sizeof(*e->known));
 		assert_non_null(e->known);
 	}
+	e->known_at[loc_segment(loc) * SEGMENT_SLOTS + loc_slot(loc)] = e->n_known;
 	e->known[e->n_known++] = (struct known){loc, seed};
 }
 
@@ -409,6 +414,13 @@ static inline int env_commit(struct env *e)
 	return 0;
 }
 
+static inline const struct known *known_find(struct env *e, uint64_t loc)
+{
+	const uint32_t i = e->known_at[loc_segment(loc) * SEGMENT_SLOTS + loc_slot(loc)];
+
+	return i < e->n_known && e->known[i].loc == loc ? &e->known[i] : NULL;
+}
+
 /* Reading back: every chunk handed out must be a known one with its own content. */
 struct readback {
 	struct env *e;
@@ -431,12 +443,11 @@ static inline void readback_fn(
 			if (rb->locs[k] != loc + i)
 				continue;
 			rb->seen[k] = true;
-			for (unsigned j = 0; j < rb->e->n_known; j++) {
-				if (rb->e->known[j].loc != loc + i)
-					continue;
-				chunk_fill(rb->e->known[j].seed, want);
-				rb->wrong |= memcmp(want, chunks + i * CHUNK_SIZE, CHUNK_SIZE) != 0;
-			}
+			const struct known *known = known_find(rb->e, loc + i);
+			if (!known)
+				continue;
+			chunk_fill(known->seed, want);
+			rb->wrong |= memcmp(want, chunks + i * CHUNK_SIZE, CHUNK_SIZE) != 0;
 		}
 	}
 }

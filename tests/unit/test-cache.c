@@ -378,6 +378,42 @@ static void the_hot_set_survives_a_scan_unlike_with_lru(void **state)
 	cache_free(c);
 }
 
+static void a_chunk_read_twice_more_is_kept_and_one_read_once_more_is_not(void **state)
+{
+	struct cache *c = cache_of(MIB);
+
+	assert_true(insert(c, loc_make(100, 1)));
+	assert_true(insert(c, loc_make(100, 2)));
+	assert_true(touch(c, loc_make(100, 1)));
+	assert_true(touch(c, loc_make(100, 2)));
+	assert_true(touch(c, loc_make(100, 2)));
+	for (unsigned i = 0; i < 1000; i++)
+		assert_true(insert(c, loc_of(i)));
+	assert_false(cache_peek(c, loc_make(100, 1)));
+	assert_true(cache_peek(c, loc_make(100, 2)));
+	cache_free(c);
+}
+
+static void main_gives_way_when_all_new_chunks_are_referenced(void **state)
+{
+	struct cache *c = cache_of(MIB);
+	struct cache_ref refs[150];
+	uint8_t buf[CHUNK_SIZE];
+
+	for (unsigned i = 0; i < 1000; i++) {
+		assert_true(insert(c, loc_of(i)));
+		for (unsigned k = 0; k < 3; k++)
+			assert_true(touch(c, loc_of(i)));
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(refs); i++) {
+		chunk_fill(buf, loc_make(50, i));
+		assert_true(cache_insert(c, loc_make(50, i), buf, &refs[i]));
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(refs); i++)
+		cache_release(c, &refs[i]);
+	cache_free(c);
+}
+
 static void a_chunk_that_comes_back_soon_is_kept(void **state)
 {
 	struct cache *c = cache_of(MIB);
@@ -450,6 +486,37 @@ static void threads_never_see_wrong_content(void **state)
 	cache_free(c);
 }
 
+static void *inserter_run(void *arg)
+{
+	static const uint8_t zeros[CHUNK_SIZE];
+
+	for (unsigned i = 0; i < 15000; i++)
+		if (!cache_insert(arg, loc_of(i), zeros, NULL))
+			return arg;
+	return NULL;
+}
+
+/* The slower thread finds what the faster one inserts, so they soon run side by side. */
+static void threads_that_insert_the_same_make_one_entry(void **state)
+{
+	struct cache *c = cache_of(128 * MIB);
+	pthread_t threads[2];
+	void *failed;
+
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, inserter_run, c), 0);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(pthread_join(threads[i], &failed), 0);
+		assert_null(failed);
+	}
+	for (unsigned i = 0; i < 15000; i++) {
+		assert_true(cache_peek(c, loc_of(i)));
+		cache_drop(c, loc_of(i));
+		assert_false(cache_peek(c, loc_of(i)));
+	}
+	cache_free(c);
+}
+
 /* Prints; a bound that only something badly wrong would break, since test machines are busy. */
 static void get_and_release_take_well_under_a_microsecond(void **state)
 {
@@ -489,8 +556,11 @@ int main(void)
 	        cmocka_unit_test(a_dropped_chunk_is_gone_but_its_readers_keep_it),
 	        cmocka_unit_test(a_stride_of_sixteen_fills_the_whole_cache),
 	        cmocka_unit_test(the_hot_set_survives_a_scan_unlike_with_lru),
+	        cmocka_unit_test(a_chunk_read_twice_more_is_kept_and_one_read_once_more_is_not),
+	        cmocka_unit_test(main_gives_way_when_all_new_chunks_are_referenced),
 	        cmocka_unit_test(a_chunk_that_comes_back_soon_is_kept),
 	        cmocka_unit_test(threads_never_see_wrong_content),
+	        cmocka_unit_test(threads_that_insert_the_same_make_one_entry),
 	        cmocka_unit_test(get_and_release_take_well_under_a_microsecond),
 	};
 

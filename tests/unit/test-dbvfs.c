@@ -4,6 +4,7 @@
  * Group 1 is committed; group 2 meets a failure.  Whatever happens, a crash then finds group 1 or
  * group 2, whole, and never group 2 after it was taken back.
  */
+#include "base/clock.h"
 #include "meta-fixture.h"
 
 enum { NODES = 40 };
@@ -284,6 +285,67 @@ static void test_a_directory_that_cannot_be_synced_fails_the_open(void **state)
 	fixture_close(&f);
 }
 
+/*
+ * Groups, checkpoints and failures, then everything stops at a random call, and of what was written
+ * since the last sync each sector is there or not.  The last acknowledged group must be, or the one
+ * after it.
+ */
+static void power_cut(uint64_t seed)
+{
+	struct fixture f;
+	uint64_t random = seed * 0x9e3779b97f4a7c15ull, txg = 1;
+	struct errmsg em = {""};
+	struct meta *m = NULL;
+
+	fixture_open(&f);
+	f.faults->track = true;
+	fixture_create(&f);
+	struct meta *writer = fixture_meta(&f, false);
+	assert_int_equal(put_group(writer, txg, NODES), 0);
+	for (uint32_t n = random_next(&random, 6); n > 0; n--) {
+		if (random_next(&random, 3) == 0)
+			assert_int_equal(meta_checkpoint(writer), 0);
+		if (random_next(&random, 3) == 0)
+			faults_on(&f, FAULTY_SYNC | FAULTY_WRITE,
+			        1 + (int)random_next(&random, NODES + 5), 1, -EIO);
+		f.faults->tear = random_next(&random, 2);
+		if (put_group(writer, txg + 1, 1 + random_next(&random, NODES)) < 0) {
+			faults_off(&f);
+			assert_int_equal(put_group(writer, txg + 1, NODES), 0);
+		}
+		faults_off(&f);
+		assert_int_equal(put_group(writer, txg += 2, NODES), 0);
+	}
+	faults_on(&f, FAULTY_SYNC | FAULTY_WRITE | FAULTY_OTHER,
+	        1 + (int)random_next(&random, 2 * NODES), 1 << 20, -EIO);
+	const bool checkpoint = random_next(&random, 2) == 0;
+	if (checkpoint && meta_checkpoint(writer) < 0)
+		assert_true(f.faults->n >= f.faults->fail_at);
+	const bool acknowledged = put_group(writer, txg + 1, NODES) == 0;
+	power_cut_file(&f, "meta.db", &random);
+	power_cut_file(&f, "meta.db-wal", &random);
+	struct io *io = real_io(f.copy);
+	if (meta_open(io, random_next(&random, 2), &m, &em) != 0)
+		fail_msg("seed %llu: %s", (unsigned long long)seed, em.text);
+	const uint64_t got = group_of(m, NODES);
+	assert_true(got == txg + 1 || (got == txg && !acknowledged));
+	assert_int_equal(complaints(m), 0);
+	meta_close(m);
+	io_free(io);
+	meta_close(writer);
+	fixture_close(&f);
+}
+
+static void test_a_power_cut_leaves_the_last_acknowledged_group(void **state)
+{
+	const char *given = getenv("WEIR_TEST_SEED");
+	const uint64_t first = given ? strtoull(given, NULL, 0) : clock_wall_ns() / NS_PER_MS;
+
+	print_message("seeds from %llu\n", (unsigned long long)first);
+	for (uint64_t seed = first; seed < first + 150; seed++)
+		power_cut(seed);
+}
+
 static void test_page_checksum_tells_place_and_content(void **state)
 {
 	uint8_t page[DBVFS_PAGE_SIZE] = {1, 2, 3};
@@ -309,6 +371,7 @@ int main(void)
 	        cmocka_unit_test(test_nothing_begins_until_a_failed_group_is_taken_back),
 	        cmocka_unit_test(test_a_failed_checkpoint_loses_nothing),
 	        cmocka_unit_test(test_the_first_group_of_a_new_wal_can_fail),
+	        cmocka_unit_test(test_a_power_cut_leaves_the_last_acknowledged_group),
 	        cmocka_unit_test(test_a_failed_create_leaves_nothing),
 	        cmocka_unit_test(test_a_directory_that_cannot_be_synced_fails_the_open),
 	};

@@ -97,10 +97,11 @@ static void a_full_bucket_loses_its_oldest(void **state)
 	for (unsigned i = 0; i < HINT_WAYS - 1; i++)
 		assert_int_equal(locs[i], loc_make(HINT_WAYS - i, 3));
 	/* A refreshed entry is the newest again, and costs nobody's place. */
-	hints_insert(&t, hash_of(5), loc_make(2, 3));
+	hints_insert(&t, hash_of(5), loc_make(4, 3));
+	assert_int_equal(hints_find(&t, hash_of(5), locs, 0, HINT_WAYS), HINT_WAYS - 1);
+	assert_int_equal(locs[0], loc_make(4, 3));
+	assert_int_equal(locs[HINT_WAYS - 2], loc_make(2, 3));
 	hints_insert(&t, hash_of(6), loc_make(78, 0));
-	assert_int_equal(hints_find(&t, hash_of(5), locs, 0, HINT_WAYS), HINT_WAYS - 2);
-	assert_int_equal(locs[0], loc_make(2, 3));
 	assert_int_equal(hints_count(&t), HINT_WAYS);
 	/* A removed one leaves a place that the next takes. */
 	hints_remove(&t, hash_of(5), loc_make(5, 3));
@@ -171,6 +172,13 @@ static void duplicates_beyond_the_window_are_found_by_their_neighbours(void **st
 	assert_true(found > n * 95 / 100);
 	dedupe_stats_get(d, &st);
 	assert_true(st.hits_sample > n * 9 / 10);
+	/* Neither the list's dead slots nor what both list and sample know make extra candidates.
+	 */
+	uint64_t locs[DEDUPE_CANDIDATES];
+	assert_int_equal(dedupe_lookup(d, (struct hash128){0, 0}, locs), 0);
+	for (uint64_t i = n - SEGMENT_SLOTS; i < n; i++)
+		if (dedupe_lookup(d, hash_of(i), locs) > 1)
+			assert_int_not_equal(locs[0], locs[1]);
 	/* One listing a segment, or little more, though each has some 64 samples. */
 	assert_in_range(lists.calls, 20, 45);
 	dedupe_free(d);

@@ -458,7 +458,7 @@ static void test_a_power_cut_while_wrapping_is_not_damage(void **state)
 	const uint64_t start = RING - 2 * IO_ALIGN;
 
 	for (uint64_t step = 1; step <= 4; step++) {
-		for (uint64_t seed = 0; seed < 50; seed++) {
+		for (uint64_t seed = 0; seed < 20; seed++) {
 			CLEANUP(iosim_freep) struct iosim *sim = sim_with_log(seed);
 			struct ilog *l = log_open(sim);
 			uint64_t off, seq;
@@ -527,17 +527,20 @@ static void test_forged_batches_are_not_replayed(void **state)
 
 static void test_damage_before_the_last_batch_is_reported(void **state)
 {
+	/* in magic, checksums, each field, the record's header and its data */
+	static const uint64_t at[] = {0, 8, 20, 30, 33, 41, 45, 49, 60, 64, 100, 110, 4199};
+
 	for (uint64_t bad = 0; bad < 5; bad++) {
-		for (uint64_t at = 0; at < 4200; at += 100) {
+		for (unsigned i = 0; i < ARRAY_SIZE(at); i++) {
 			CLEANUP(iosim_freep) struct iosim *sim = sim_with_log(bad);
 			struct ilog *l = log_started(sim);
 			uint64_t off, seq;
 			unsigned n;
-			for (int i = 0; i < 5; i++)
+			for (int j = 0; j < 5; j++)
 				assert_int_equal(commit_len(l, 4096), 0);
 			ilog_close(l);
-			const uint64_t pos = ILOG_HEADER_LEN + bad * 8192 + at;
-			assert_int_equal(iosim_corrupt(sim, ILOG_NAME, pos, 1, at), 0);
+			const uint64_t pos = ILOG_HEADER_LEN + bad * 8192 + at[i];
+			assert_int_equal(iosim_corrupt(sim, ILOG_NAME, pos, 1, i), 0);
 			const int r = replay_count(sim, 1, 0, 1, &n, &off, &seq);
 			assert_int_equal(n, bad); /* what came before is handed out */
 			assert_int_equal(r, bad < 4 ? -EUCLEAN : 0); /* the last may be torn */
@@ -864,7 +867,7 @@ static void test_random_workloads_with_crashes_match_the_model(void **state)
 	const char *env = getenv("SEED");
 	const uint64_t seed = env ? strtoull(env, NULL, 0) : (uint64_t)getpid() << 8;
 
-	for (uint64_t i = 0; i < (env ? 1 : 8); i++) {
+	for (uint64_t i = 0; i < (env ? 1 : 4); i++) {
 		print_message("SEED=%" PRIu64 "\n", seed + i);
 		model_run(seed + i, 250);
 	}

@@ -200,6 +200,47 @@ static void test_wal_stays_bounded(void **state)
 	fixture_close(&f);
 }
 
+/* Pages are allocated, freed, copied and reused in every order; none may be taken for damaged. */
+static void test_churn_reads_back_and_checks_clean(void **state)
+{
+	enum { IDS = 400 };
+	static uint16_t lens[IDS];
+	struct fixture f;
+	uint64_t random = 12345;
+	uint8_t blob[NODE_BLOB_MAX];
+
+	fixture_open(&f);
+	fixture_create(&f);
+	memset(lens, 0, sizeof(lens));
+	struct meta *m = fixture_meta(&f, false);
+	for (unsigned round = 0; round < 60; round++) {
+		assert_int_equal(m->ops->begin(m), 0);
+		for (unsigned i = 0; i < 200; i++) {
+			random = random * 6364136223846793005ull + 1442695040888963407ull;
+			const unsigned id = (unsigned)(random >> 33) % IDS;
+			lens[id] =
+			        random >> 62 ? (uint16_t)(1 + (random >> 40) % NODE_BLOB_MAX) : 0;
+			memset(blob, (int)(id + lens[id]), sizeof(blob));
+			if (lens[id])
+				assert_int_equal(m->ops->node_put(m, id + 1, blob, lens[id]), 0);
+			else
+				assert_int_equal(m->ops->node_del(m, id + 1), 0);
+		}
+		assert_int_equal(m->ops->commit(m), 0);
+		if (round % 5 == 0)
+			assert_int_equal(meta_checkpoint(m), 0);
+		if (round % 11 == 0) {
+			meta_close(m);
+			m = fixture_meta(&f, false);
+		}
+		for (unsigned id = 0; id < IDS; id++)
+			assert_int_equal(node_fill(m, id + 1),
+			        lens[id] ? (uint8_t)(id + lens[id]) : -ENOENT);
+	}
+	meta_close(m);
+	fixture_close(&f);
+}
+
 static void test_read_only_changes_nothing(void **state)
 {
 	struct fixture f;
@@ -409,6 +450,7 @@ int main(void)
 	        cmocka_unit_test(test_each_visits_all_in_order_and_stops_on_demand),
 	        cmocka_unit_test(test_rollback_leaves_nothing),
 	        cmocka_unit_test(test_wal_stays_bounded),
+	        cmocka_unit_test(test_churn_reads_back_and_checks_clean),
 	        cmocka_unit_test(test_read_only_changes_nothing),
 	        cmocka_unit_test(test_what_is_no_datastore_is_refused),
 	        cmocka_unit_test(test_a_newer_version_is_refused),

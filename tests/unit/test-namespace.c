@@ -121,7 +121,8 @@ static void engine_reopen(struct engine *e)
 	meta_close(e->m);
 	engine_start(e);
 	if (e->has_frozen) {
-		bytes_append(&e->frozen, e->open.data, e->open.len);
+		if (e->open.len > 0)
+			bytes_append(&e->frozen, e->open.data, e->open.len);
 		bytes_release(&e->open);
 		e->open = e->frozen;
 		e->frozen = (struct bytes_out){0};

@@ -193,6 +193,40 @@ static void an_aborted_group_leaves_nothing_and_is_repeated_elsewhere(void **sta
 	env_verify(e);
 }
 
+/* The database's log may bring a failed commit back after a crash: its files must be there then. */
+static void files_of_a_failed_commit_stay_until_another_one_succeeds(void **state)
+{
+	struct env *e = *state;
+	unsigned n = 0;
+
+	assert_int_equal(env_append(e, 300, 8), 0);
+	assert_int_equal(segments_txg_sync(e->ss), 0);
+	memcpy(e->meta->work, e->meta->rows, sizeof(e->meta->work));
+	assert_int_equal(segments_txg_write(e->ss), 0);
+	struct mem_meta *failed = malloc(sizeof(*failed));
+	*failed = *e->meta;
+	segments_txg_abort(e->ss);
+	assert_false(segments_exists(e->ss, 1));
+	assert_int_equal(segments_remove_orphans(e->ss, &n), 0);
+	assert_true(env_file_exists(e, 1, 0));
+	assert_true(env_file_exists(e, 2, 0));
+	memcpy(e->meta->rows, failed->work, sizeof(failed->work)); /* the crash */
+	free(failed);
+	env_remount(e);
+	env_verify(e);
+	assert_int_equal(env_append(e, 300, 8), 0);
+	assert_int_equal(segments_txg_sync(e->ss), 0);
+	memcpy(e->meta->work, e->meta->rows, sizeof(e->meta->work));
+	assert_int_equal(segments_txg_write(e->ss), 0);
+	const uint64_t last = segments_next(e->ss) - 1;
+	segments_txg_abort(e->ss);
+	assert_true(env_file_exists(e, last, 0));
+	assert_int_equal(env_commit(e), 0);
+	assert_false(env_file_exists(e, last, 0));
+	e->n_known = 300 * 8;
+	env_verify(e);
+}
+
 static void an_abort_keeps_the_committed_part_and_seals_it_in_a_new_file(void **state)
 {
 	struct env *e = *state;
@@ -289,11 +323,15 @@ static void dead_forget(struct env *e, const struct slot_bits *live)
 	for (unsigned i = 0; i < e->n_known; i++) {
 		const struct known k = e->known[i];
 		if (loc_segment(k.loc) != 1 || bit(live, loc_slot(k.loc)))
-			e->known[kept++] = k;
+			e->known[kept++] = k; /* known_at is mended below */
 		else
 			assert_int_equal(env_read(e, &k.loc, 1, NULL), -ESTALE);
 	}
 	e->n_known = kept;
+	for (unsigned i = 0; i < kept; i++) {
+		const uint64_t loc = e->known[i].loc;
+		e->known_at[loc_segment(loc) * SEGMENT_SLOTS + loc_slot(loc)] = i;
+	}
 }
 
 static void rewriting_keeps_the_live_slots_and_no_others(void **state)
@@ -545,6 +583,7 @@ int main(void)
 	        T(committed_bytes_of_an_open_segment_are_never_written_again),
 	        T(four_threads_append_while_others_read_and_groups_commit),
 	        T(an_aborted_group_leaves_nothing_and_is_repeated_elsewhere),
+	        T(files_of_a_failed_commit_stay_until_another_one_succeeds),
 	        T(an_abort_keeps_the_committed_part_and_seals_it_in_a_new_file),
 	        T(an_abort_spares_what_the_group_did_not_touch),
 	        T(any_failing_write_or_sync_fails_the_group_and_a_repeat_succeeds),
