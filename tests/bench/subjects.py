@@ -222,7 +222,7 @@ class QemuStorageDaemon(Subject):
         self.file = self.make_file(os.path.join(self.dir, "mnt", "disk"), 0)
         direct = mode == "direct"
         node = {"driver": self.fmt, "node-name": "disk", "file": {
-            "driver": "file", "filename": disk, "aio": "native" if direct else "threads",
+            "driver": "file", "filename": disk, "aio": "io_uring",
             "cache": {"direct": direct, "no-flush": False}}}
         if self.fmt == "qcow2":
             node["l2-cache-size"] = 64 << 20  # covers the whole disk
@@ -255,7 +255,7 @@ class Nbdkit(Subject):
         server = self.spawn("nbdkit", "-f", "-U", sock, "-t", "16", "file", disk)
         wait_for("nbdkit: its socket", lambda: os.path.exists(sock), START_LIMIT_S, server)
         self.file = self.make_file(os.path.join(self.dir, "mnt", "disk"), 0)
-        p = self.spawn("nbdfuse", "-C", "4", self.file, "nbd+unix:///?socket=" + sock)
+        p = self.spawn("nbdfuse", "-C", "2", self.file, "nbd+unix:///?socket=" + sock)
         self.await_mount(self.file, p)
 
 
