@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -108,10 +109,12 @@ static int mountpoint_check(const char *path, const char *dir, struct errmsg *em
 
 int mountpoint_prepare(const char *mountpoint, const char *dir, char **ret_path, struct errmsg *em)
 {
-	struct stat st;
+	struct statvfs st;
 	int r = 0;
 
-	if (stat(mountpoint, &st) < 0 && errno == ENOTCONN)
+	/* Not stat(): the kernel has the attributes of the top cached, also when the daemon is
+	 * dead. */
+	if (statvfs(mountpoint, &st) < 0 && errno == ENOTCONN)
 		r = stale_detach(mountpoint, em);
 	if (r < 0)
 		return r;

@@ -121,29 +121,28 @@ static double dead_share(const struct check_summary *s)
 	               : 0;
 }
 
+static const char *verdict(int code)
+{
+	return code == WEIR_EXIT_OK ? "clean" : code == WEIR_EXIT_REPAIRED ? "repaired" : "damaged";
+}
+
 static void check_print(const struct check *c, int code)
 {
 	const struct check_summary *s = &c->sum;
-	const uint64_t *counts = c->findings.counts;
-	char a[TEXT_LEN], b[TEXT_LEN];
+	char a[TEXT_LEN], b[TEXT_LEN], d[TEXT_LEN], e[TEXT_LEN];
 
 	findings_print(&c->findings);
-	printf("%s: %llu images, %llu inodes, %llu segments (%s), %s of their chunks dead\n",
-	        code == WEIR_EXIT_OK         ? "clean"
-	        : code == WEIR_EXIT_REPAIRED ? "repaired"
-	                                     : "damaged",
-	        (unsigned long long)s->images, (unsigned long long)s->inodes,
-	        (unsigned long long)s->segments, text_size(a, s->file_bytes),
-	        text_share(b, dead_share(s)));
+	printf("%s: %s, %s (%s), %s of the chunks dead\n", verdict(code),
+	        text_count(a, s->images, "image"), text_count(b, s->segments, "segment"),
+	        text_size(d, s->file_bytes), text_share(e, dead_share(s)));
 	if (s->log_bytes)
 		printf("the intent log holds %s: the next mount replays it\n",
 		        text_size(a, s->log_bytes));
 	if (code == WEIR_EXIT_DAMAGED)
-		printf("%llu errors, %llu losses%s\n", (unsigned long long)counts[SEVERITY_ERROR],
-		        (unsigned long long)counts[SEVERITY_LOSS],
-		        c->repair ? "; what is marked 'loss' reads as an I/O error until it is "
-		                    "written again"
-		                  : "; see what can be repaired with --repair");
+		printf("%s, %s: %s\n", text_count(a, c->findings.counts[SEVERITY_ERROR], "error"),
+		        text_count(b, c->findings.counts[SEVERITY_LOSS], "loss report"),
+		        c->repair ? "what is lost reads as an I/O error until it is written again"
+		                  : "see what can be repaired with --repair");
 	else if (!c->data)
 		printf("contents were not read: --data does that\n");
 }

@@ -37,11 +37,11 @@ static int gc_report_fn(void *arg, struct datastore *ds, struct progress *progre
 static void gc_print(const struct target *target, const json_t *json)
 {
 	const uint64_t live = json_u64(json, "live_chunks"), dead = json_u64(json, "dead_chunks");
-	char a[TEXT_LEN], b[TEXT_LEN];
+	char a[TEXT_LEN], b[TEXT_LEN], c[TEXT_LEN];
 
-	printf("freed %s: %llu segments dropped, %llu rewritten (%s written)\n",
+	printf("freed %s: %s dropped, %llu rewritten (%s written)\n",
 	        text_size(a, json_u64(json, "freed_bytes")),
-	        (unsigned long long)json_u64(json, "segments_freed"),
+	        text_count(c, json_u64(json, "segments_freed"), "segment"),
 	        (unsigned long long)json_u64(json, "segments_rewritten"),
 	        text_size(b, json_u64(json, "rewritten_bytes")));
 	if (live + dead)

@@ -38,6 +38,12 @@ char *text_ratio(char buf[TEXT_LEN], double ratio)
 	return buf;
 }
 
+char *text_count(char buf[TEXT_LEN], uint64_t n, const char *noun)
+{
+	snprintf(buf, TEXT_LEN, "%llu %s%s", (unsigned long long)n, noun, n == 1 ? "" : "s");
+	return buf;
+}
+
 char *text_share(char buf[TEXT_LEN], double share)
 {
 	snprintf(buf, TEXT_LEN, "%.1f %%", share * 100);

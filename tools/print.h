@@ -13,6 +13,8 @@
 char *text_size(char buf[TEXT_LEN], uint64_t bytes);
 /* "4.14x"; "-" when there is none (not above 0). */
 char *text_ratio(char buf[TEXT_LEN], double ratio);
+/* "1 image", "12 images". */
+char *text_count(char buf[TEXT_LEN], uint64_t n, const char *noun);
 /* "62.5 %". */
 char *text_share(char buf[TEXT_LEN], double share);
 /* "1 min 5 s", "3 h 20 min", "12 d 4 h". */

@@ -103,8 +103,7 @@ static int umount_unheld(const struct target *t)
 	if (dead)
 		fprintf(stderr,
 		        "weir: the daemon of '%s' was gone already; what was flushed is safe, and "
-		        "the "
-		        "next mount recovers it\n",
+		        "the next mount recovers it\n",
 		        t->dir);
 	return 0;
 }
@@ -119,8 +118,7 @@ static int umount_ending(struct target *t)
 		return code;
 	return cmd_fail(WEIR_EXIT_FAILED,
 	        "cannot unmount '%s': pid %ld holds it but does not answer (try again, or end it "
-	        "with "
-	        "'kill %ld': that commits too)",
+	        "with 'kill %ld': that commits too)",
 	        t->dir, pid, pid);
 }
 

@@ -7,11 +7,14 @@
  */
 #include "fs/fuse/device.h"
 
+#include <fcntl.h>
 #include <linux/fuse.h>
 #include <stdatomic.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 static _Thread_local bool kill_suidgid;
+static _Thread_local int clone_fd = -1;
 static _Atomic uint64_t init_unique; /* of an INIT request that offers the feature; 0: none */
 
 bool device_kill_suidgid(void)
@@ -40,9 +43,25 @@ static void request_look(const void *buf, size_t len)
 	}
 }
 
+void device_clone_open(int session_fd)
+{
+	uint32_t source = (uint32_t)session_fd;
+
+	clone_fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+	if (clone_fd >= 0 && ioctl(clone_fd, FUSE_DEV_IOC_CLONE, &source) < 0)
+		device_clone_close(); /* the session's own will do */
+}
+
+void device_clone_close(void)
+{
+	if (clone_fd >= 0)
+		close(clone_fd);
+	clone_fd = -1;
+}
+
 ssize_t device_read(int fd, void *buf, size_t len, void *userdata)
 {
-	const ssize_t n = read(fd, buf, len);
+	const ssize_t n = read(clone_fd >= 0 ? clone_fd : fd, buf, len);
 
 	if (n > 0)
 		request_look(buf, (size_t)n);
@@ -65,5 +84,5 @@ ssize_t device_writev(int fd, struct iovec *iov, int n_iov, void *userdata)
 {
 	if (UNLIKELY(init_unique))
 		init_reply_extend(iov, n_iov);
-	return writev(fd, iov, n_iov);
+	return writev(clone_fd >= 0 ? clone_fd : fd, iov, n_iov);
 }

@@ -333,6 +333,12 @@ static void op_setattr(
 	for (unsigned i = 0; i < ARRAY_SIZE(bits); i++)
 		if (to_set & bits[i].fuse)
 			sa.set |= bits[i].vfs;
+	/*
+	 * The kernel sets nothing at all before a write, or at chown(-1, -1), when it wants the
+	 * bits to be cleared; the reply is how it learns the new mode.
+	 */
+	if (sa.set == 0)
+		sa.set = VFS_SET_KILL_SUIDGID;
 	const int r = vfs_setattr(vfs_of(req), ino, &sa, &a);
 	reply_attr(req, r, &a);
 }

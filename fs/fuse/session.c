@@ -4,9 +4,8 @@
  * libfuse reports what goes wrong in mounting by printing; its log function is ours, so the
  * last line that it logs becomes the error message.
  *
- * Ending.  When the file system is unmounted, every reader of the device gets ENODEV and the loop
- * ends. session_end() ends it while it is mounted: it sets libfuse's flag and interrupts the loop's
- * thread, which waits on a semaphore; again and again, since a signal just before the wait is lost.
+ * Ending.  When the file system is unmounted, every reader of the device gets ENODEV and the pool's
+ * threads end; session_end() ends them while it is mounted.
  */
 #include "fs/fuse/session.h"
 
@@ -25,12 +24,9 @@
 #include "base/log.h"
 #include "fs/fuse/device.h"
 #include "fs/fuse/ops.h"
+#include "fs/fuse/pool.h"
 
-/* Each may hold one request of up to 1 MiB; enough that a row of flushes shares one log write. */
-#define THREADS_DEFAULT 24u
-#define THREADS_MAX     256u
-#define READ_AHEAD_KIB  1024
-#define END_POLL_NS     (20 * NS_PER_MS)
+#define READ_AHEAD_KIB 1024
 
 struct session {
 	struct front front;
@@ -38,10 +34,8 @@ struct session {
 	struct fuse_args args;     /* owned */
 	char *mountpoint;          /* owned */
 	dev_t dev_before;          /* of the mount point, when nothing was mounted on it */
-	unsigned threads;
+	struct pool *pool;         /* owned */
 	bool mounted;
-	pthread_t loop_thread;
-	_Atomic int looping;
 };
 
 static _Thread_local char fuse_said[256]; /* libfuse's last complaint, while mounting */
@@ -147,8 +141,9 @@ int session_mount(const struct session_config *cfg, struct session **ret_session
 	struct stat st;
 	if (stat(cfg->mountpoint, &st) == 0)
 		se->dev_before = st.st_dev;
-	se->threads = MIN(cfg->threads ? cfg->threads : THREADS_DEFAULT, THREADS_MAX);
-	const int r = se->mountpoint ? session_start(se, cfg, em) : -ENOMEM;
+	int r = se->mountpoint ? session_start(se, cfg, em) : -ENOMEM;
+	if (r == 0)
+		r = pool_create(se->fuse, cfg->threads, &se->pool);
 	if (r < 0) {
 		session_free(se);
 		return r;
@@ -157,32 +152,9 @@ int session_mount(const struct session_config *cfg, struct session **ret_session
 	return 0;
 }
 
-static void sigusr1_mask(int how)
-{
-	sigset_t set;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGUSR1);
-	pthread_sigmask(how, &set, NULL);
-}
-
 int session_serve(struct session *se)
 {
-	struct fuse_loop_config *loop = fuse_loop_cfg_create();
-
-	if (!loop)
-		return -ENOMEM;
-	fuse_loop_cfg_set_clone_fd(loop, 1);
-	fuse_loop_cfg_set_max_threads(loop, se->threads);
-	fuse_loop_cfg_set_idle_threads(loop, se->threads);
-	se->loop_thread = pthread_self();
-	sigusr1_mask(SIG_UNBLOCK);
-	se->looping = 1;
-	const int r = fuse_session_loop_mt(se->fuse, loop);
-	se->looping = 0;
-	sigusr1_mask(SIG_BLOCK);
-	fuse_loop_cfg_destroy(loop);
-	return r < 0 ? r : 0; /* > 0: ended by a signal */
+	return pool_serve(se->pool);
 }
 
 /* Only root may; without it, sequential readers through the page cache get 128 KiB at a time. */
@@ -212,13 +184,7 @@ int session_probe(struct session *se)
 
 void session_end(struct session *se)
 {
-	const struct timespec pause = {.tv_nsec = (long)END_POLL_NS};
-
-	fuse_session_exit(se->fuse);
-	while (se->looping) {
-		pthread_kill(se->loop_thread, SIGUSR1);
-		nanosleep(&pause, NULL);
-	}
+	pool_end(se->pool);
 }
 
 void session_free(struct session *se)
@@ -227,6 +193,7 @@ void session_free(struct session *se)
 		return;
 	if (se->mounted)
 		fuse_session_unmount(se->fuse);
+	pool_free(se->pool);
 	if (se->fuse)
 		fuse_session_destroy(se->fuse);
 	fuse_opt_free_args(&se->args);

@@ -46,7 +46,7 @@ static void owner_apply(struct ns_inode *a, const struct vfs_setattr *sa)
 		a->uid = sa->uid;
 	if (sa->set & VFS_SET_GID)
 		a->gid = sa->gid;
-	if (sa->set & (VFS_SET_UID | VFS_SET_GID) && !S_ISDIR(a->mode))
+	if (sa->set & (VFS_SET_UID | VFS_SET_GID | VFS_SET_KILL_SUIDGID) && !S_ISDIR(a->mode))
 		a->mode = vfs_mode_killed(a->mode);
 	if (sa->set & VFS_SET_MODE)
 		a->mode = (a->mode & S_IFMT) | (sa->mode & 07777);

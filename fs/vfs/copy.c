@@ -22,6 +22,7 @@ struct copy {
 	struct vnode *from, *to;
 	uint64_t from_off, to_off, len;
 	unsigned flags;
+	uint64_t copied; /* as bytes, so far */
 };
 
 /* Both files' io locks, always in the same order; the source only against being cut. */
@@ -49,7 +50,6 @@ static void copy_unlock(const struct copy *c)
 static int share_step(struct copy *c, uint64_t n, uint64_t count)
 {
 	struct vfs *v = c->v;
-
 	uint64_t shared = 0;
 
 	store_enter(v->store);
@@ -83,6 +83,7 @@ static int bytes_step(struct copy *c, void *buf, size_t n)
 	c->from_off += n;
 	c->to_off += n;
 	c->len -= n;
+	c->copied += n;
 	return 0;
 }
 
@@ -150,7 +151,7 @@ static int copy_locked(struct copy *c, void *buf, uint64_t *ret_len)
 	if (r < 0)
 		return r;
 	const uint64_t len = c->len;
-	while (c->len > 0 && !r)
+	while (c->len > 0 && c->copied < COPY_MAX_BYTES && !r)
 		r = copy_step(c, buf);
 	if (r < 0 && c->len == len)
 		return r;
@@ -161,9 +162,10 @@ static int copy_locked(struct copy *c, void *buf, uint64_t *ret_len)
 int vfs_copy(struct vfs *v, struct vnode *from, uint64_t from_off, struct vnode *to,
         uint64_t to_off, uint64_t len, unsigned flags, uint64_t *ret_len)
 {
-	struct copy c = {v, from, to, from_off, to_off, len, flags};
+	struct copy c = {v, from, to, from_off, to_off, len, flags, 0};
 	uint64_t done = 0;
-	/* The same wait as for a write of what may be copied as bytes. */
+	/* The same wait as for a write of what is going to be copied as bytes, as far as that is
+	 * known. */
 	int r = vfs_begin(v, copy_alike(&c) ? 2 * CHUNK_SIZE : MIN(len, COPY_MAX_BYTES), false);
 
 	if (r < 0)

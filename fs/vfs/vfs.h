@@ -126,7 +126,7 @@ enum vfs_set {
 	VFS_SET_MTIME = BIT(5),
 	VFS_SET_ATIME_NOW = BIT(6),
 	VFS_SET_MTIME_NOW = BIT(7),
-	/* Clear setuid and setgid as a write does: the caller, who truncates, lacks CAP_FSETID. */
+	/* Clear setuid and setgid: the caller, who writes or truncates, lacks CAP_FSETID. */
 	VFS_SET_KILL_SUIDGID = BIT(8),
 };
 struct vfs_setattr {

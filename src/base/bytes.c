@@ -4,7 +4,7 @@ uint8_t *bytes_append(struct bytes_out *b, const void *data, size_t len)
 {
 	if (b->failed)
 		return NULL;
-	if (b->cap - b->len < len) {
+	if (b->cap - b->len < len || !b->data) {
 		const size_t cap = MAX(MAX(b->cap * 2, b->len + len), 256);
 		uint8_t *p = realloc(b->data, cap);
 		if (!p) {

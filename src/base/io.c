@@ -2,6 +2,8 @@
 
 #include <errno.h>
 
+#include "base/blocking.h"
+
 void io_free(struct io *io)
 {
 	if (io)
@@ -35,7 +37,9 @@ int io_pread(struct io_file *f, void *buf, size_t len, uint64_t off, size_t *ret
 
 	while (done < len) {
 		size_t n = 0;
+		blocking_begin();
 		const int r = f->io->ops->pread(f, (char *)buf + done, len - done, off + done, &n);
+		blocking_end();
 		if (r == -EINVAL && done % IO_ALIGN)
 			break; /* IO_DIRECT: the file ends inside a block */
 		if (r < 0)
@@ -76,7 +80,10 @@ int io_pwrite(struct io_file *f, const void *buf, size_t len, uint64_t off)
 
 int io_sync(struct io_file *f)
 {
-	return f->io->ops->sync(f);
+	blocking_begin();
+	const int r = f->io->ops->sync(f);
+	blocking_end();
+	return r;
 }
 
 int io_truncate(struct io_file *f, uint64_t size)

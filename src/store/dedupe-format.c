@@ -183,7 +183,7 @@ static int run_take(
 	return in->failed ? -EUCLEAN : 0;
 }
 
-int index_payload_check(const uint8_t *payload, const struct index_piece *p)
+static int payload_check(const uint8_t *payload, const struct index_piece *p)
 {
 	struct bytes_in in = {.data = payload, .len = p->payload_len};
 	uint64_t words[HINT_WAYS], bucket = p->first;
@@ -202,7 +202,7 @@ int index_piece_check(const uint8_t *buf, const struct index_piece *p, uint64_t 
 {
 	if (piece_checksum(buf, p->payload_len, seed) != p->checksum)
 		return -EUCLEAN;
-	return index_payload_check(buf + INDEX_PIECE_HEADER_LEN, p);
+	return payload_check(buf + INDEX_PIECE_HEADER_LEN, p);
 }
 
 void index_payload_walk(

@@ -57,14 +57,11 @@ struct index_piece {
 	uint32_t payload_len;
 	uint64_t checksum;
 };
-/* The header alone, to know how much to read.  Checks lengths against INDEX_PIECE_MAX and the
- * tables. */
+/* The header alone, to know how much to read.  Lengths are checked too. */
 int index_piece_header_decode(const uint8_t buf[INDEX_PIECE_HEADER_LEN],
         const struct index_header *h, struct index_piece *ret_piece) MUST_CHECK;
 /* Checks the whole piece, buf = header and payload: checksum, runs, words. */
 int index_piece_check(const uint8_t *buf, const struct index_piece *p, uint64_t seed) MUST_CHECK;
-/* The same without the checksum; payload = p->payload_len bytes. */
-int index_payload_check(const uint8_t *payload, const struct index_piece *p) MUST_CHECK;
 /* Calls fn for each bucket of a piece that has been checked. */
 typedef void index_bucket_fn(void *arg, uint64_t bucket, const uint64_t *words, unsigned n);
 void index_payload_walk(

@@ -47,8 +47,10 @@ uint64_t hints_count(const struct hint_table *t);
 
 /* Asks the processor for the bucket of this hash. */
 void hints_prefetch(const struct hint_table *t, struct hash128 hash);
-/* Adds what is known of hash to locs[0..n), newest first, without repeating any, up to cap. Returns
- * the new n. */
+/*
+ * Adds what is known of hash to locs[0..n), newest first, without repeating any, up to cap.
+ * Returns the new n.
+ */
 unsigned hints_find(
         const struct hint_table *t, struct hash128 hash, uint64_t *locs, unsigned n, unsigned cap);
 /* As the newest of its bucket; one that is there already moves to the front. */

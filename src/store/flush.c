@@ -14,6 +14,7 @@
  */
 #include <errno.h>
 
+#include "base/blocking.h"
 #include "base/bytes.h"
 #include "base/log.h"
 #include "store/store-priv.h"
@@ -196,12 +197,13 @@ static int add_rows(struct store *s, uint64_t txg)
 	int r = 0;
 
 	pthread_mutex_lock(&s->rows_lock);
-	if (grp->rows.len > grp->rows_logged) {
-		const struct ilog_record rec = {.type = ILOG_ROWS, .txg = txg,
-			.len = grp->rows.len - grp->rows_logged, .data = grp->rows.data + grp->rows_logged};
+	const size_t end = MIN(grp->rows.len, grp->rows_commit_only);
+	if (end > grp->rows_logged) {
+		const struct ilog_record rec = {.type = ILOG_ROWS, .txg = txg, .len = end - grp->rows_logged,
+			.data = grp->rows.data + grp->rows_logged};
 		r = ilog_batch_add(s->log, &rec);
 		if (r == 0)
-			grp->rows_logged = grp->rows.len;
+			grp->rows_logged = end;
 	}
 	pthread_mutex_unlock(&s->rows_lock);
 	return r;
@@ -313,6 +315,13 @@ static void lead(struct store *s)
 	f->leading = false;
 }
 
+static void flush_wait(struct flush_control *f)
+{
+	blocking_begin();
+	pthread_cond_wait(&f->cond, &f->lock);
+	blocking_end();
+}
+
 int store_flush(struct store *s, struct image *img)
 {
 	struct flush_control *f = &s->flush;
@@ -326,7 +335,7 @@ int store_flush(struct store *s, struct image *img)
 	f->queue = &w;
 	while (!w.done) {
 		if (f->leading)
-			pthread_cond_wait(&f->cond, &f->lock);
+			flush_wait(f);
 		else
 			lead(s);
 	}

@@ -185,7 +185,8 @@ static int sweep_segment(struct pass *p, const struct segment_row *row, long i, 
 		return 0;
 	if (live == 0) {
 		p->report->segments_freed++;
-		return segments_drop(ss, row->id);
+		const int r = segments_drop(ss, row->id);
+		return r == -EBUSY ? 0 : r;
 	}
 	/* live_chunks of the row: what the present generation holds. */
 	const unsigned held = MIN(row->live_chunks, row->slots);
@@ -196,7 +197,8 @@ static int sweep_segment(struct pass *p, const struct segment_row *row, long i, 
 			p->report->rewritten_bytes += written;
 			*batch_bytes += written;
 		}
-		return r == -EIO ? 0 : r; /* unreadable: it keeps its space; check and scrub name it */
+		/* Unreadable or busy: it keeps its space for now; check names what is damaged. */
+		return r == -EIO || r == -EUCLEAN || r == -EBUSY ? 0 : r;
 	}
 	return 0;
 }

@@ -98,6 +98,10 @@ static bool batch_fits(const struct ilog_batch *b, uint64_t ring_bytes)
 int ilog_batch_decode(const struct ilog_hasher *h, const uint8_t buf[ILOG_BATCH_HEADER_LEN],
         uint64_t ring_bytes, struct ilog_batch *ret_batch)
 {
+	if (memcmp(buf, batch_magic, 8) != 0)
+		return -EUCLEAN;
+	if (get_u64(buf + BATCH_SUM_AT) != keyed_sum(h, buf, BATCH_SUM_AT))
+		return -EUCLEAN;
 	const uint32_t flags = get_u32(buf + 48);
 	const struct ilog_batch b = {
 	        .epoch = get_u64(buf + 16),
@@ -107,11 +111,6 @@ int ilog_batch_decode(const struct ilog_hasher *h, const uint8_t buf[ILOG_BATCH_
 	        .n_records = get_u32(buf + 44),
 	        .filler = flags & BATCH_FILLER,
 	};
-
-	if (memcmp(buf, batch_magic, 8) != 0)
-		return -EUCLEAN;
-	if (get_u64(buf + BATCH_SUM_AT) != keyed_sum(h, buf, BATCH_SUM_AT))
-		return -EUCLEAN;
 	if (flags & ~(uint32_t)BATCH_FILLER || get_u32(buf + 52) || !batch_fits(&b, ring_bytes))
 		return -EUCLEAN;
 	*ret_batch = b;

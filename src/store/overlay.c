@@ -677,6 +677,7 @@ int overlay_init(struct store *s)
 	for (unsigned i = 0; i < OVERLAY_SHARDS; i++)
 		pthread_mutex_init(&s->shards[i], NULL);
 	for (unsigned g = 0; g < 2; g++) {
+		s->groups[g].rows_commit_only = SIZE_MAX;
 		s->groups[g].buckets = calloc(OVERLAY_BUCKETS, sizeof(*s->groups[g].buckets));
 		if (!s->groups[g].buckets)
 			return -ENOMEM;

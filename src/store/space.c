@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <time.h>
 
+#include "base/blocking.h"
 #include "base/clock.h"
 #include "store/store-priv.h"
 
@@ -69,7 +70,9 @@ int store_space(struct store *s, struct io_space *ret_space)
 static void sleep_ns(uint64_t ns)
 {
 	const struct timespec ts = {(time_t)(ns / NS_PER_SEC), (long)(ns % NS_PER_SEC)};
+	blocking_begin();
 	nanosleep(&ts, NULL);
+	blocking_end();
 }
 
 /* Admits len bytes at the rate that fits the overlay's fill. */

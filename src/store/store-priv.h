@@ -5,7 +5,7 @@
  * the *frozen* one before it.  group number & 1 is its place in store.groups and image.groups.
  *
  * Lock order (outermost first); what each guards stands at its field:
- *	flush.lock / txg.lock > gate > images_lock > overlay shard > image.lock > rows_lock > leaf locks
+ *	gate > images_lock > overlay shard > image.lock > rows_lock > leaf locks
  *	of other modules (bufpool, cache, maps, segments, dedupe).
  * collect_rows() is called with the gate closed; the layer above takes its own locks there.
  */
@@ -110,6 +110,12 @@ struct group {
 	struct image *dirty;       /* images_lock */
 	struct bytes_out rows;     /* rows_lock */
 	size_t rows_logged;        /* rows_lock: how far the intent log has them */
+	/*
+	 * rows_lock: what the freeze collected begins here; SIZE_MAX while active.  Those rows tell
+	 * sizes of images whose content a flush of another image does not log: they are for
+	 * the commit alone (an image's own flush collects its row again).
+	 */
+	size_t rows_commit_only;
 	_Atomic uint64_t n_leaves;
 	_Atomic uint64_t bytes;    /* of content written into it, for the commit trigger */
 	uint64_t log_off, log_seq; /* where the log's head was when it was frozen */

@@ -23,6 +23,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/blocking.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "store/store-priv.h"
@@ -52,10 +53,14 @@ bool txg_impatient(const struct store *s)
 static void freeze(struct store *s)
 {
 	pthread_rwlock_wrlock(&s->gate);
-	if (s->cfg.hooks.collect_rows)
-		s->cfg.hooks.collect_rows(s->cfg.hooks.arg, 0);
 	const uint64_t open = atomic_load(&s->txg_open);
 	struct group *grp = &s->groups[open & 1];
+	pthread_mutex_lock(&s->rows_lock);
+	grp->rows_commit_only = grp->rows.len;
+	s->groups[!(open & 1)].rows_commit_only = SIZE_MAX;
+	pthread_mutex_unlock(&s->rows_lock);
+	if (s->cfg.hooks.collect_rows)
+		s->cfg.hooks.collect_rows(s->cfg.hooks.arg, 0);
 	if (s->log)
 		ilog_head(s->log, &grp->log_off, &grp->log_seq);
 	atomic_store(&s->txg_open, open + 1);
@@ -378,7 +383,9 @@ int txg_wait(struct store *s, uint64_t txg)
 	while (atomic_load(&t->committed) < txg && !(t->attempts > attempts && t->error)) {
 		t->wanted = MAX(t->wanted, txg);
 		pthread_cond_signal(&t->wake);
+		blocking_begin();
 		pthread_cond_wait(&t->done, &t->lock);
+		blocking_end();
 	}
 	if (atomic_load(&t->committed) < txg)
 		r = t->error;

@@ -128,6 +128,13 @@ void iosim_clone(struct iosim *s, struct iosim **ret_sim)
 	*ret_sim = c;
 }
 
+void iosim_reseed(struct iosim *s, uint64_t seed)
+{
+	pthread_mutex_lock(&s->lock);
+	s->rng = rng_fork(seed, 0);
+	pthread_mutex_unlock(&s->lock);
+}
+
 /* --- steps and faults --- */
 
 static bool has_prefix(const char *name, const char *prefix)

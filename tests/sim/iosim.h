@@ -50,6 +50,8 @@ struct io *iosim_io(struct iosim *sim);
  * and unlinked files that only they hold are not cloned.  Cheap: pages are shared until written.
  */
 void iosim_clone(struct iosim *sim, struct iosim **ret_sim);
+/* Other dice from here on: for clones of one prepared disk that are to fail in different ways. */
+void iosim_reseed(struct iosim *sim, uint64_t seed);
 unsigned iosim_open_files(struct iosim *sim);
 
 /* --- power --- */

@@ -147,9 +147,8 @@ static inline int faulty_sync(struct io_file *f)
 		struct durable *d = durable_of(faulty_of(f->io), ((struct faulty_file *)f)->name);
 		free(d->data);
 		d->data = read_all(faulty_real(f), &d->len);
-		return 0;
 	}
-	return io_sync(faulty_real(f));
+	return 0; /* the only power cuts here are made up: a real sync would only take time */
 }
 
 static inline int faulty_truncate(struct io_file *f, uint64_t size)

@@ -342,7 +342,7 @@ static void test_a_power_cut_leaves_the_last_acknowledged_group(void **state)
 	const uint64_t first = given ? strtoull(given, NULL, 0) : clock_wall_ns() / NS_PER_MS;
 
 	print_message("seeds from %llu\n", (unsigned long long)first);
-	for (uint64_t seed = first; seed < first + 150; seed++)
+	for (uint64_t seed = first; seed < first + 60; seed++)
 		power_cut(seed);
 }
 

@@ -2,6 +2,7 @@
  * test-iosim.c - the simulated disk loses what it must, keeps what it must, and is otherwise a disk
  */
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -257,6 +258,84 @@ static void test_pending_writes_tear_and_reorder(void **state)
 	assert_true(whole_old > 10 && whole_1 > 10 && whole_2 > 10 && torn > 10);
 	assert_true(torn_within_sector > 0 && torn_within_sector < torn);
 	assert_true(one_over_two > 0);
+}
+
+/* Within a sector nothing tears but to a prefix: 1 over 2's first byte, beside its last, is order.
+ */
+static void test_a_later_write_may_reach_the_disk_first(void **state)
+{
+	CLEANUP(iosim_freep) struct iosim *sim = NULL;
+	iosim_create(1, &sim);
+	struct io_file *f = durable_file(sim, "a", "...");
+	unsigned reordered = 0;
+
+	write_str(f, "11", 0);
+	write_str(f, "22", 1);
+	io_close(f);
+	for (uint64_t seed = 0; seed < SEEDS; seed++) {
+		CLEANUP(iosim_freep) struct iosim *c = NULL;
+		iosim_clone(sim, &c);
+		iosim_crash(c, IOSIM_RANDOM, seed);
+		reordered += !strcmp(content(c, "a"), "112");
+	}
+	assert_true(reordered > 10);
+}
+
+static void test_synced_data_survives_every_crash(void **state)
+{
+	CLEANUP(iosim_freep) struct iosim *sim = NULL;
+	iosim_create(1, &sim);
+	struct io_file *f = durable_file(sim, "a", "one...");
+
+	write_str(f, "two", 0);
+	assert_int_equal(io_sync(f), 0);
+	write_str(f, "new", 3);
+	io_close(f);
+	for (uint64_t seed = 0; seed < SEEDS; seed++) {
+		CLEANUP(iosim_freep) struct iosim *c = NULL;
+		iosim_clone(sim, &c);
+		iosim_crash(c, IOSIM_RANDOM, seed);
+		assert_memory_equal(content(c, "a"), "two", 3);
+	}
+}
+
+/* A new file takes a name over only if the old one's rename came through. */
+static void test_no_name_is_taken_before_it_is_given_up(void **state)
+{
+	CLEANUP(iosim_freep) struct iosim *sim = NULL;
+	iosim_create(1, &sim);
+	struct io_file *f = NULL;
+
+	io_close(durable_file(sim, "x", "old"));
+	assert_int_equal(io_rename(iosim_io(sim), "x", "y"), 0);
+	assert_int_equal(io_open(iosim_io(sim), "x", IO_WRITE | IO_CREATE | IO_EXCL, &f), 0);
+	io_close(f);
+	for (uint64_t seed = 0; seed < SEEDS; seed++) {
+		CLEANUP(iosim_freep) struct iosim *c = NULL;
+		iosim_clone(sim, &c);
+		iosim_crash(c, IOSIM_RANDOM, seed);
+		const bool at_x = !strcmp(content(c, "x"), "old");
+		assert_true(at_x != !strcmp(content(c, "y"), "old"));
+	}
+}
+
+static void test_sync_dir_takes_along_what_a_rename_depends_on(void **state)
+{
+	CLEANUP(iosim_freep) struct iosim *sim = NULL;
+	iosim_create(1, &sim);
+	struct io *io = iosim_io(sim);
+	struct io_file *f = NULL;
+
+	assert_int_equal(io_mkdir(io, "d"), 0);
+	assert_int_equal(io_sync_dir(io, ""), 0);
+	assert_int_equal(io_open(io, "a", IO_WRITE | IO_CREATE, &f), 0);
+	io_close(f);
+	assert_int_equal(io_rename(io, "a", "d/a"), 0);
+	assert_int_equal(io_sync_dir(io, "d"), 0);
+	assert_int_equal(io_sync_dir(io, ""), 0); /* must not bring the creation of a back */
+	iosim_crash(sim, IOSIM_LOSE, 0);
+	assert_string_equal(content(sim, "a"), "-");
+	assert_string_equal(content(sim, "d/a"), "");
 }
 
 static void test_a_lost_extension_may_leave_zeros(void **state)
@@ -542,6 +621,57 @@ static void test_sync_all_makes_everything_durable(void **state)
 	assert_string_equal(content(sim, "d/a"), "x");
 }
 
+struct worker {
+	struct iosim *sim;
+	char name[8];
+};
+
+static void *work_on_own_file(void *arg)
+{
+	const struct worker *w = arg;
+	struct io *io = iosim_io(w->sim);
+
+	for (int i = 0; i < 200; i++) {
+		struct io_file *f = NULL;
+		char c = 0;
+		assert_int_equal(io_open(io, w->name, IO_WRITE | IO_CREATE, &f), 0);
+		assert_int_equal(io_pwrite(f, w->name, 1, (uint64_t)i * 1000), 0);
+		assert_int_equal(io_sync(f), 0);
+		assert_int_equal(io_pread_exact(f, &c, 1, (uint64_t)i * 1000), 0);
+		assert_int_equal(c, w->name[0]);
+		io_close(f);
+		assert_int_equal(io_sync_dir(io, ""), 0);
+	}
+	return NULL;
+}
+
+/* Clones share pages with a disk that goes on being written. */
+static void test_threads_and_clones_do_not_disturb_each_other(void **state)
+{
+	CLEANUP(iosim_freep) struct iosim *sim = NULL;
+	struct worker workers[4];
+	pthread_t threads[4];
+
+	iosim_create(1, &sim);
+	for (unsigned i = 0; i < ARRAY_SIZE(workers); i++) {
+		workers[i] = (struct worker){sim, {(char)('a' + i)}};
+		assert_int_equal(
+		        pthread_create(&threads[i], NULL, work_on_own_file, &workers[i]), 0);
+	}
+	for (uint64_t i = 0; i < 50; i++) {
+		CLEANUP(iosim_freep) struct iosim *c = NULL;
+		struct worker w;
+		iosim_clone(sim, &c);
+		iosim_crash(c, IOSIM_RANDOM, i);
+		w = (struct worker){c, "a"};
+		work_on_own_file(&w);
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(workers); i++)
+		pthread_join(threads[i], NULL);
+	for (unsigned i = 0; i < ARRAY_SIZE(workers); i++)
+		assert_int_equal(*content(sim, workers[i].name), 'a' + i);
+}
+
 /* --- the same random calls on a real directory and on the simulated disk --- */
 
 static int count_name(void *arg, const char *name, bool is_dir)
@@ -645,6 +775,10 @@ int main(void)
 	        cmocka_unit_test(test_names_survive_in_part_but_never_out_of_order),
 	        cmocka_unit_test(test_kill_keeps_the_page_cache_but_not_durability),
 	        cmocka_unit_test(test_pending_writes_tear_and_reorder),
+	        cmocka_unit_test(test_a_later_write_may_reach_the_disk_first),
+	        cmocka_unit_test(test_synced_data_survives_every_crash),
+	        cmocka_unit_test(test_no_name_is_taken_before_it_is_given_up),
+	        cmocka_unit_test(test_sync_dir_takes_along_what_a_rename_depends_on),
 	        cmocka_unit_test(test_a_lost_extension_may_leave_zeros),
 	        cmocka_unit_test(test_crashes_repeat_from_their_seed),
 	        cmocka_unit_test(test_power_goes_at_the_step_asked_for),
@@ -658,6 +792,7 @@ int main(void)
 	        cmocka_unit_test(test_short_transfers_are_completed_by_the_callers),
 	        cmocka_unit_test(test_corruption_changes_every_byte_asked_for),
 	        cmocka_unit_test(test_sync_all_makes_everything_durable),
+	        cmocka_unit_test(test_threads_and_clones_do_not_disturb_each_other),
 	        cmocka_unit_test(test_it_behaves_like_a_directory_of_the_host),
 	};
 

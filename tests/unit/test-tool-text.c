@@ -39,6 +39,14 @@ static void a_ratio_that_does_not_exist_is_a_dash(void **state)
 	assert_string_equal(text_ratio(buf, 0), "-");
 }
 
+static void one_of_a_kind_is_not_plural(void **state)
+{
+	char buf[TEXT_LEN];
+
+	assert_string_equal(text_count(buf, 1, "image"), "1 image");
+	assert_string_equal(text_count(buf, 0, "image"), "0 images");
+}
+
 static void durations_show_two_units(void **state)
 {
 	char buf[TEXT_LEN];
@@ -118,6 +126,7 @@ int main(void)
 	        cmocka_unit_test(sizes_are_binary_with_one_decimal),
 	        cmocka_unit_test(a_size_never_rounds_to_1024_of_its_unit),
 	        cmocka_unit_test(a_ratio_that_does_not_exist_is_a_dash),
+	        cmocka_unit_test(one_of_a_kind_is_not_plural),
 	        cmocka_unit_test(durations_show_two_units),
 	        cmocka_unit_test(control_characters_of_a_name_do_not_reach_the_terminal),
 	        cmocka_unit_test(a_long_name_is_cut_within_the_buffer),
