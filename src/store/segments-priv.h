@@ -5,10 +5,10 @@
  *	seg      one row in RAM, for as long as the row exists (or will, after the commit)
  *	handle   what a segment in use has besides: slot table, open file, references.  Made on
  *	         demand, kept in two LRU lists once idle
- *	writer   the appending side of a segment: of the open one, and of those written in the
- *present group, until its commit pend     a next generation, written and synced, that the next
- *commit makes official wbuf     a 4 MiB aligned buffer that frames are collected in, one of a fixed
- *number
+ *	writer   the appending side of a segment: of the open one, and of those written in the present
+ *	         group, until its commit
+ *	pend     a next generation, written and synced, that the next commit makes official
+ *	wbuf     a 4 MiB aligned buffer that frames are collected in, one of a fixed number
  *
  * One lock, ss->lock, guards all of them.  It is held for short, never across I/O or a copy of
  * frames.  What is read outside it does not change there: the bytes of a frame whose append has
@@ -21,8 +21,9 @@
  *	SEG_DROP         goes with the next commit: reads are -ESTALE from now on
  *	SEG_DROP_STAGED  the present transaction deletes its row
  *	SEG_DIRTY        is on the list of rows to put (those with a writer are put without)
- *	SEG_LIMBO        with SEG_NEW and SEG_DROP: its group was aborted when its rows had been
- *put; its file goes with the next commit SEG_GONE         its row is gone; freed by segs_compact()
+ *	SEG_LIMBO        with SEG_NEW and SEG_DROP: its group was aborted when its rows had been put;
+ *	                 its file goes with the next commit
+ *	SEG_GONE         its row is gone; freed by segs_compact()
  */
 #pragma once
 
