@@ -9,10 +9,10 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <sys/mman.h>
 
-#define NO_BUF           UINT32_MAX
-#define WARM_SLICE_BYTES (16ull << 20)
+#include "store/hugemem.h"
+
+#define NO_BUF UINT32_MAX
 
 struct bufpool {
 	pthread_mutex_t lock; /* free_head, n_touched */
@@ -21,13 +21,6 @@ struct bufpool {
 	uint32_t n_bufs, n_touched, free_head;
 	_Atomic uint64_t n_used;
 };
-
-static void *map_reserve(size_t len)
-{
-	const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, flags, -1, 0);
-	return p == MAP_FAILED ? NULL : p;
-}
 
 int bufpool_create(uint64_t bytes_max, struct bufpool **ret_pool)
 {
@@ -41,14 +34,16 @@ int bufpool_create(uint64_t bytes_max, struct bufpool **ret_pool)
 	pthread_mutex_init(&p->lock, NULL);
 	p->n_bufs = (uint32_t)n;
 	p->free_head = NO_BUF;
-	p->bufs = map_reserve(n * sizeof(*p->bufs));
-	p->arena = map_reserve(n * CHUNK_SIZE);
-	if (!p->bufs || !p->arena) {
+	void *mem = NULL;
+	int r = hugemem_alloc(n * sizeof(*p->bufs), &mem);
+	p->bufs = r == 0 ? mem : NULL;
+	if (r == 0)
+		r = hugemem_alloc(n * CHUNK_SIZE, &mem);
+	p->arena = r == 0 ? mem : NULL;
+	if (r < 0) {
 		bufpool_free(p);
-		return -ENOMEM;
+		return r;
 	}
-	/* Advice only: fewer page faults on the write path. */
-	(void)madvise(p->arena, n * CHUNK_SIZE, MADV_HUGEPAGE);
 	*ret_pool = p;
 	return 0;
 }
@@ -58,10 +53,8 @@ void bufpool_free(struct bufpool *p)
 	if (!p)
 		return;
 	ASSERT(p->n_used == 0);
-	if (p->bufs)
-		munmap(p->bufs, p->n_bufs * sizeof(*p->bufs));
-	if (p->arena)
-		munmap(p->arena, (size_t)p->n_bufs * CHUNK_SIZE);
+	hugemem_free(p->bufs, p->n_bufs * sizeof(*p->bufs));
+	hugemem_free(p->arena, (uint64_t)p->n_bufs * CHUNK_SIZE);
 	pthread_mutex_destroy(&p->lock);
 	free(p);
 }
@@ -91,11 +84,7 @@ struct buf *bufpool_get(struct bufpool *p)
 
 void bufpool_warm(struct bufpool *p, uint64_t bytes, const _Atomic bool *stop)
 {
-	const uint64_t end = MIN(bytes, (uint64_t)p->n_bufs * CHUNK_SIZE);
-
-	for (uint64_t at = 0; at < end && !*stop; at += WARM_SLICE_BYTES)
-		if (madvise(p->arena + at, MIN(WARM_SLICE_BYTES, end - at), MADV_POPULATE_WRITE) < 0)
-			return; /* Linux 5.14 and later; without, pages come as they are used */
+	hugemem_warm(p->arena, MIN(bytes, (uint64_t)p->n_bufs * CHUNK_SIZE), stop);
 }
 
 void buf_ref(struct buf *b)

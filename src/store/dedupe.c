@@ -53,6 +53,11 @@ struct dedupe {
 	_Atomic uint64_t lookups, hits_window, hits_sample;
 };
 
+void dedupe_warm(struct dedupe *d, const _Atomic bool *stop)
+{
+	hints_warm(&d->window, stop);
+}
+
 static bool hash_sampled(struct hash128 hash)
 {
 	return (hash.lo & SAMPLE_MASK) == 0;

@@ -13,6 +13,8 @@
  */
 #pragma once
 
+#include <stdatomic.h>
+
 #include "base/io.h"
 #include "store/chunk.h"
 
@@ -34,6 +36,9 @@ struct dedupe_stats {
 int dedupe_create(
         uint64_t limit_bytes, dedupe_list_fn *list, void *arg, struct dedupe **ret_idx) MUST_CHECK;
 void dedupe_free(struct dedupe *d);
+
+/* Has the memory of the window ready (hugemem_warm): inserts touch all of it soon, at random. */
+void dedupe_warm(struct dedupe *d, const _Atomic bool *stop);
 
 /*
  * Candidate locations, most likely first; returns how many.  May call list() (which reads a

@@ -184,6 +184,7 @@ static void *index_main(void *arg)
 	/* Foreground work first. */
 	(void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 10);
 	bufpool_warm(s->bufs, s->cfg.overlay_bytes, &s->stopping);
+	dedupe_warm(s->dedupe, &s->stopping);
 	const int r = dedupe_load(s->dedupe, s->cfg.io, INDEX_NAME, s->state.uuid, s->index_txg);
 
 	if (r < 0 && r != -ENOENT && r != -ESTALE)
