@@ -59,11 +59,11 @@ void bufpool_free(struct bufpool *p)
 	free(p);
 }
 
-struct buf *bufpool_get(struct bufpool *p)
+/* With the lock. */
+static struct buf *take(struct bufpool *p)
 {
 	struct buf *b = NULL;
 
-	pthread_mutex_lock(&p->lock);
 	if (p->free_head != NO_BUF) {
 		b = &p->bufs[p->free_head];
 		p->free_head = b->next_free;
@@ -72,14 +72,31 @@ struct buf *bufpool_get(struct bufpool *p)
 		b->data = p->arena + (size_t)p->n_touched * CHUNK_SIZE;
 		p->n_touched++;
 	}
-	pthread_mutex_unlock(&p->lock);
-	if (!b)
-		return NULL;
-	atomic_store_explicit(&b->refs, 1, memory_order_relaxed);
-	b->valid = NULL;
-	b->base = 0;
-	atomic_fetch_add_explicit(&p->n_used, 1, memory_order_relaxed);
 	return b;
+}
+
+unsigned bufpool_get_many(struct bufpool *p, unsigned n, struct buf **ret_bufs)
+{
+	unsigned got = 0;
+
+	pthread_mutex_lock(&p->lock);
+	while (got < n && (ret_bufs[got] = take(p)) != NULL)
+		got++;
+	pthread_mutex_unlock(&p->lock);
+	for (unsigned i = 0; i < got; i++) {
+		atomic_store_explicit(&ret_bufs[i]->refs, 1, memory_order_relaxed);
+		ret_bufs[i]->valid = NULL;
+		ret_bufs[i]->base = 0;
+	}
+	atomic_fetch_add_explicit(&p->n_used, got, memory_order_relaxed);
+	return got;
+}
+
+struct buf *bufpool_get(struct bufpool *p)
+{
+	struct buf *b;
+
+	return bufpool_get_many(p, 1, &b) ? b : NULL;
 }
 
 void bufpool_warm(struct bufpool *p, uint64_t bytes, const _Atomic bool *stop)

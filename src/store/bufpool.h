@@ -34,6 +34,8 @@ void bufpool_free(struct bufpool *p); /* accepts NULL; no buffer may be in use *
 
 /* One reference; data undefined, valid NULL, base 0.  NULL when the pool is exhausted. */
 struct buf *bufpool_get(struct bufpool *p);
+/* The same for n of them at once; how many there were. */
+unsigned bufpool_get_many(struct bufpool *p, unsigned n, struct buf **ret_bufs);
 void buf_ref(struct buf *b);
 /* Drops a reference; the last one gives the buffer back. */
 void bufpool_put(struct bufpool *p, struct buf *b);

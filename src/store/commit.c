@@ -43,6 +43,7 @@ struct worker {
 	struct hash128 leaf_hashes[LEAF_CHUNKS];
 	uint64_t leaf_locs[LEAF_CHUNKS][DEDUPE_CANDIDATES];
 	uint8_t leaf_n_locs[LEAF_CHUNKS];
+	bool leaf_whole[LEAF_CHUNKS]; /* wholly written, and not zero */
 	uint64_t wanted[LEAF_CHUNKS]; /* first candidates that the cache does not have */
 	unsigned n_wanted;
 };
@@ -142,10 +143,16 @@ static void leaf_look_up(struct worker *w, const struct ov_leaf *l)
 	w->n_wanted = 0;
 	for (unsigned i = 0; i < LEAF_CHUNKS; i++) {
 		const struct buf *b = slot_is_buf(l->slots[i]) ? slot_buf(l->slots[i]) : NULL;
-		w->leaf_n_locs[i] = 0;
-		if (!b || b->valid || chunk_is_zero(b->data))
+		w->leaf_whole[i] = b && !b->valid && !chunk_is_zero(b->data);
+		if (!w->leaf_whole[i])
 			continue;
 		w->leaf_hashes[i] = chunk_hash(&s->hasher, b->data);
+		dedupe_prefetch(s->dedupe, w->leaf_hashes[i]);
+	}
+	for (unsigned i = 0; i < LEAF_CHUNKS; i++) {
+		w->leaf_n_locs[i] = 0;
+		if (!w->leaf_whole[i])
+			continue;
 		w->leaf_n_locs[i] = (uint8_t)dedupe_lookup(s->dedupe, w->leaf_hashes[i], w->leaf_locs[i]);
 		const uint64_t loc = w->leaf_locs[i][0];
 		if (w->leaf_n_locs[i] > 0 && !cache_peek(s->cache, loc) && segments_present(s->segments, loc))
@@ -291,7 +298,7 @@ static int slot_store(struct worker *w, struct ov_leaf *l, unsigned i)
 	const struct buf *b = slot_buf(slot);
 	if (b->valid)
 		return partial_store(w, l, i, b);
-	if (chunk_is_zero(b->data))
+	if (!w->leaf_whole[i])
 		return zero_store(w, l, i);
 	return chunk_store(w, l, i, b->data, w->leaf_hashes[i], w->leaf_locs[i], w->leaf_n_locs[i]);
 }

@@ -163,6 +163,11 @@ static unsigned sample_lookup(
 	return hints_find(&d->sample, hash, ret_locs, n, DEDUPE_CANDIDATES);
 }
 
+void dedupe_prefetch(struct dedupe *d, struct hash128 hash)
+{
+	hints_prefetch(&d->window, hash);
+}
+
 unsigned dedupe_lookup(struct dedupe *d, struct hash128 hash, uint64_t ret_locs[DEDUPE_CANDIDATES])
 {
 	count(&d->lookups);

@@ -45,6 +45,8 @@ void dedupe_warm(struct dedupe *d, const _Atomic bool *stop);
  * footer) on a sample hit.
  */
 unsigned dedupe_lookup(struct dedupe *d, struct hash128 hash, uint64_t ret_locs[DEDUPE_CANDIDATES]);
+/* Begins to fetch from RAM what looking this hash up will need. */
+void dedupe_prefetch(struct dedupe *d, struct hash128 hash);
 void dedupe_insert(struct dedupe *d, struct hash128 hash, uint64_t loc);
 /* A candidate turned out wrong for good (its slot is dead, damaged or its segment gone). */
 void dedupe_remove(struct dedupe *d, struct hash128 hash, uint64_t loc);

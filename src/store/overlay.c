@@ -197,8 +197,33 @@ static struct buf *buf_partial(struct store *s, uint64_t slot, bool punched)
 	return b;
 }
 
+/* Buffers taken in advance for a write's whole chunks: one trip to the pool instead of hundreds. */
+struct spares {
+	struct buf *v[LEAF_CHUNKS];
+	unsigned n;
+};
+
+static void spares_take(struct store *s, struct spares *sp, uint64_t off, size_t len)
+{
+	const uint64_t first = DIV_UP(off, CHUNK_SIZE), end = (off + len) / CHUNK_SIZE;
+
+	sp->n = end > first + 1 ? bufpool_get_many(s->bufs, (unsigned)(end - first), sp->v) : 0;
+}
+
+static struct buf *spare_or_new(struct store *s, struct spares *sp)
+{
+	return sp->n > 0 ? sp->v[--sp->n] : bufpool_get(s->bufs);
+}
+
+static void spares_release(struct store *s, struct spares *sp)
+{
+	while (sp->n > 0)
+		bufpool_put(s->bufs, sp->v[--sp->n]);
+}
+
 /* Shard lock held.  data NULL: zeros. */
-static int slot_write(struct store *s, uint64_t *slot, bool punched, unsigned off, const void *data, unsigned len)
+static int slot_write(struct store *s, struct spares *sp, uint64_t *slot, bool punched, unsigned off,
+	const void *data, unsigned len)
 {
 	struct buf *b = slot_is_buf(*slot) ? slot_buf(*slot) : NULL;
 
@@ -209,7 +234,7 @@ static int slot_write(struct store *s, uint64_t *slot, bool punched, unsigned of
 		b = NULL;
 	}
 	if (!b)
-		b = len == CHUNK_SIZE ? bufpool_get(s->bufs) : buf_partial(s, *slot, punched);
+		b = len == CHUNK_SIZE ? spare_or_new(s, sp) : buf_partial(s, *slot, punched);
 	else
 		b = buf_own(s, b);
 	if (!b)
@@ -255,12 +280,15 @@ static int leaf_write(struct image *img, uint64_t off, const uint8_t *data, size
 	const unsigned bucket = bucket_of(img, index);
 	const struct punch *punch;
 	struct punch copy;
+	struct spares spares;
 	int r = 0;
 
+	spares_take(s, &spares, off, len);
 	pthread_mutex_lock(shard_of(s, bucket));
 	struct ov_leaf *l = leaf_get(&s->groups[g], g, bucket, img, index);
 	if (!l) {
 		pthread_mutex_unlock(shard_of(s, bucket));
+		spares_release(s, &spares);
 		return -ENOMEM;
 	}
 	const bool punched = leaf_punched(img, g, index, &punch, &copy);
@@ -270,12 +298,13 @@ static int leaf_write(struct image *img, uint64_t off, const uint8_t *data, size
 		const unsigned i = (unsigned)(off / CHUNK_SIZE % LEAF_CHUNKS);
 		const unsigned in = (unsigned)(off % CHUNK_SIZE);
 		const unsigned n = (unsigned)MIN(len, CHUNK_SIZE - in);
-		r = slot_write(s, &l->slots[i], punched, in, data, n);
+		r = slot_write(s, &spares, &l->slots[i], punched, in, data, n);
 		off += n;
 		data = data ? data + n : NULL;
 		len -= n;
 	}
 	pthread_mutex_unlock(shard_of(s, bucket));
+	spares_release(s, &spares);
 	return r;
 }
 
