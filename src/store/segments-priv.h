@@ -31,7 +31,7 @@
 
 #include "store/frame.h"
 
-#define SEGMENT_BUFFERS_MAX 6u   /* write buffers; two may serve rewriting at a time */
+#define SEGMENT_BUFFERS_MAX 5u   /* write buffers; two may serve rewriting at a time */
 #define SEGMENT_FILES_MAX   512u /* open files of idle handles */
 #define SEGMENT_UNSYNCED_MAX                                                                       \
 	64u /* files written and not synced; past it, whoever wrote one syncs it */
@@ -39,8 +39,8 @@
 #define READ_SPAN_MAX   (1u << 20)
 #define READ_BATCH      256u /* locations resolved at a time */
 #define SCRATCH_SMALL   (96u << 10)
-#define SCRATCHES_SMALL 64u
-#define SCRATCHES_LARGE 8u
+#define SCRATCHES_SMALL 32u
+#define SCRATCHES_LARGE 4u
 
 _Static_assert(SCRATCH_SMALL >= FRAME_SIZE_MAX + 2 * IO_ALIGN, "a frame fits a small scratch");
 _Static_assert(
