@@ -183,17 +183,17 @@ static void *index_main(void *arg)
 
 	/* Foreground work first. */
 	(void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 10);
-	bufpool_warm(s->bufs, s->cfg.overlay_bytes, &s->stopping);
-	dedupe_warm(s->dedupe, &s->stopping);
 	const int r = dedupe_load(s->dedupe, s->cfg.io, INDEX_NAME, s->state.uuid, s->index_txg);
 
 	if (r < 0 && r != -ENOENT && r != -ESTALE)
 		log_warn("the saved dedupe index cannot be used (%s); rebuilding it", strerror(-r));
 	if (r < 0)
 		index_rebuild(s);
+	atomic_store(&s->index_loading, false);
+	bufpool_warm(s->bufs, s->cfg.overlay_bytes, &s->stopping);
+	dedupe_warm(s->dedupe, &s->stopping);
 	if (!s->stopping && segments_remove_orphans(s->segments, &n_orphans) == 0 && n_orphans > 0)
 		log_note("removed %u segment files that no commit had made official", n_orphans);
-	atomic_store(&s->index_loading, false);
 	return NULL;
 }
 
