@@ -237,13 +237,14 @@ static int capture(struct store *s, const struct flush_waiter *list)
 	int r = 0;
 
 	pthread_rwlock_wrlock(&s->gate);
-	for (const struct flush_waiter *w = list; h->collect_rows && w; w = w->next)
-		if (w->image)
-			h->collect_rows(h->arg, w->image->id);
 	if (estimate_bytes(list) > FLUSH_LOG_BYTES_MAX) {
+		/* No rows either: the next flush would log them, without the content that they tell of. */
 		pthread_rwlock_unlock(&s->gate);
 		return -EFBIG;
 	}
+	for (const struct flush_waiter *w = list; h->collect_rows && w; w = w->next)
+		if (w->image)
+			h->collect_rows(h->arg, w->image->id);
 	const uint64_t open = atomic_load(&s->txg_open);
 	ilog_batch_begin(s->log);
 	if (txg_frozen(s, &g))
