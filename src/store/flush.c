@@ -165,16 +165,26 @@ static int add_punches(struct capture *c, struct image_group *ig)
 	return 0;
 }
 
+/* image.lock held. */
+static int add_delete(struct store *s, struct image *img, uint64_t txg)
+{
+	struct image_group *ig = &img->groups[txg & 1];
+	struct capture c = {.store = s, .image = img, .txg = txg};
+
+	if (!ig->deleted || ig->deleted_logged)
+		return 0;
+	const int r = add_range(&c, ILOG_DELETE, 0, 0);
+	ig->deleted_logged = r == 0;
+	return r;
+}
+
 static int add_image(struct store *s, struct image *img, uint64_t txg)
 {
 	struct image_group *ig = &img->groups[txg & 1];
 	struct capture c = {.store = s, .image = img, .txg = txg};
-	int r = 0;
 
 	pthread_mutex_lock(&img->lock);
-	if (ig->deleted && !ig->deleted_logged)
-		r = add_range(&c, ILOG_DELETE, 0, 0);
-	ig->deleted_logged = ig->deleted;
+	int r = add_delete(s, img, txg);
 	if (r == 0)
 		r = add_punches(&c, ig);
 	while (r == 0 && ig->unlogged) {
@@ -209,10 +219,33 @@ static int add_rows(struct store *s, uint64_t txg)
 	return r;
 }
 
+/*
+ * All images deleted, whoever flushes: the rows that are logged say that their inodes are gone, so
+ * after a crash nobody else would know of them.
+ */
+static int add_deletes(struct store *s, uint64_t txg)
+{
+	struct group *grp = &s->groups[txg & 1];
+	int r = 0;
+
+	if (atomic_load(&grp->n_deleted) == 0)
+		return 0;
+	pthread_mutex_lock(&s->images_lock);
+	for (struct image *img = grp->dirty; r == 0 && img; img = img->groups[txg & 1].dirty_next) {
+		pthread_mutex_lock(&img->lock);
+		r = add_delete(s, img, txg);
+		pthread_mutex_unlock(&img->lock);
+	}
+	pthread_mutex_unlock(&s->images_lock);
+	return r;
+}
+
 static int add_group(struct store *s, const struct flush_waiter *list, uint64_t txg)
 {
 	int r = add_rows(s, txg);
 
+	if (r == 0)
+		r = add_deletes(s, txg);
 	for (const struct flush_waiter *w = list; r == 0 && w; w = w->next)
 		if (w->image)
 			r = add_image(s, w->image, txg);

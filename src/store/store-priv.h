@@ -117,6 +117,7 @@ struct group {
 	 */
 	size_t rows_commit_only;
 	_Atomic uint64_t n_leaves;
+	_Atomic uint32_t n_deleted; /* images */
 	_Atomic uint64_t bytes;    /* of content written into it, for the commit trigger */
 	uint64_t log_off, log_seq; /* where the log's head was when it was frozen */
 };
