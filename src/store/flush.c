@@ -1,8 +1,8 @@
 /*
  * flush.c - fsync: an image's changes into the intent log, one sync for all who wait
  *
- * Callers queue; the first becomes leader and writes one batch for everyone queued, then one for those
- * who came meanwhile, until nobody waits (group commit).  A batch is captured with the gate closed:
+ * Callers queue; the first becomes leader and writes one batch for everyone queued; of those who came
+ * meanwhile, one leads the next (group commit).  A batch is captured with the gate closed:
  * it is the state of those images at one instant, and it is replayed whole or not at all, so after a crash each
  * image is a prefix of its acknowledged writes.  What is captured is copied there and then; a flush
  * too large for that (FLUSH_LOG_BYTES_MAX) commits the transaction group instead, which writes the
@@ -327,26 +327,28 @@ static int flush_batch(struct store *s, const struct flush_waiter *list)
 	return 0;
 }
 
+/*
+ * One batch, the leader's own among them.  Whoever came meanwhile has a leader of their own: with
+ * flushes coming all the time this one would never return.
+ */
 static void lead(struct store *s)
 {
 	struct flush_control *f = &s->flush;
 
+	struct flush_waiter *list = STEAL(f->queue);
+
 	f->leading = true;
-	while (f->queue) {
-		struct flush_waiter *list = f->queue;
-		f->queue = NULL;
-		pthread_mutex_unlock(&f->lock);
-		const int r = flush_batch(s, list);
-		pthread_mutex_lock(&f->lock);
-		while (list) {
-			struct flush_waiter *next = list->next; /* list is gone once it is done */
-			list->result = r;
-			list->done = true;
-			list = next;
-		}
-		pthread_cond_broadcast(&f->cond);
-	}
+	pthread_mutex_unlock(&f->lock);
+	const int r = flush_batch(s, list);
+	pthread_mutex_lock(&f->lock);
 	f->leading = false;
+	while (list) {
+		struct flush_waiter *next = list->next; /* list is gone once it is done */
+		list->result = r;
+		list->done = true;
+		list = next;
+	}
+	pthread_cond_broadcast(&f->cond);
 }
 
 static void flush_wait(struct flush_control *f)
