@@ -16,8 +16,11 @@
 
 #include "base/blocking.h"
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "store/store-priv.h"
+
+#define REPLACE_NS NS_PER_SEC
 
 /* The log asks for a commit when it is this full. */
 static bool log_filling(struct store *s)
@@ -380,6 +383,27 @@ int store_flush(struct store *s, struct image *img)
 }
 
 /*
+ * Not more often than every REPLACE_NS: a new log is written in full before it turns out that it
+ * cannot be had.
+ */
+static bool log_replace(struct store *s)
+{
+	struct flush_control *f = &s->flush;
+	const uint64_t now = clock_now_ns();
+
+	if (f->replace_tried_ns && now - f->replace_tried_ns < REPLACE_NS)
+		return false;
+	f->replace_tried_ns = now;
+	f->degraded = true;
+	const int r = ilog_reset(s->log, s->state.log_epoch + 1);
+	if (r < 0)
+		return false;
+	s->state.log_epoch++;
+	log_note("the intent log was replaced");
+	return true;
+}
+
+/*
  * The group that was open when the log failed is committed: everything captured in vain is durable.
  * A poisoned log is replaced first; it may be used once a transaction holds its epoch.
  */
@@ -392,18 +416,15 @@ void flush_txg_committed(struct store *s, uint64_t txg)
 	pthread_mutex_unlock(&f->lock);
 	if (!due)
 		return;
-	uint64_t until = 0;
-	if (ilog_poisoned(s->log)) {
-		until = atomic_load(&s->txg_open);
-		const int r = ilog_reset(s->log, s->state.log_epoch + 1);
-		if (r == 0) {
-			s->state.log_epoch++;
-			log_note("the intent log was replaced");
-		}
-	}
+	const bool poisoned = ilog_poisoned(s->log);
+	const bool replaced = poisoned && log_replace(s);
 	pthread_mutex_lock(&f->lock);
-	f->disabled_until = until;
+	f->disabled_until = poisoned ? atomic_load(&s->txg_open) : 0;
 	pthread_mutex_unlock(&f->lock);
-	if (until)
+	if (replaced)
 		txg_kick(s);
+	if (!poisoned && f->degraded) {
+		f->degraded = false;
+		store_recovered(s, "the intent log works again");
+	}
 }

@@ -150,6 +150,9 @@ struct flush_control {
 	struct flush_waiter *queue; /* waiting for a leader */
 	bool leading;
 	uint64_t disabled_until; /* the log is unusable until this group is committed; 0: usable */
+	/* the txg thread's */
+	uint64_t replace_tried_ns;
+	bool degraded; /* the log is being replaced: health says so */
 };
 
 /* The collector; gc.c. */
@@ -303,7 +306,7 @@ void space_refresh(struct store *s, bool force);
 /* --- store.c: health --- */
 void store_set_health(struct store *s, enum store_health health, const char *fmt, ...) PRINTF(3, 4);
 /* Back to STORE_OK if it was degraded. */
-void store_recovered(struct store *s);
+void store_recovered(struct store *s, const char *why);
 
 /* --- gc.c --- */
 int gc_init(struct store *s);
