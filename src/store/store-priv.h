@@ -321,8 +321,8 @@ void gc_mark_entry(struct store *s, uint64_t entry);
 bool gc_may_share(struct store *s, uint64_t loc);
 /* Deletes nodes found dead, inside the transaction. */
 int gc_txg_write(struct store *s) MUST_CHECK;
-/* After a transaction succeeded. */
-void gc_txg_committed(struct store *s);
+/* After group txg's transaction succeeded. */
+void gc_txg_committed(struct store *s, uint64_t txg);
 /* A damaged chunk's content turned up again. */
 void gc_heal(struct store *s, uint64_t loc, const void *data);
 

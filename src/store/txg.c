@@ -256,7 +256,7 @@ static void committed(struct store *s, uint64_t txg, uint64_t start_ns)
 	maps_txg_committed(s->maps);
 	segments_txg_committed(s->segments);
 	overlay_release(s, txg & 1);
-	gc_txg_committed(s);
+	gc_txg_committed(s, txg);
 	if (s->log)
 		ilog_trim(s->log, s->state.log_tail_off);
 	atomic_fetch_add(&s->count.commits, 1);
