@@ -197,8 +197,9 @@ static int sweep_segment(struct pass *p, const struct segment_row *row, long i, 
 			p->report->rewritten_bytes += written;
 			*batch_bytes += written;
 		}
-		/* Unreadable or busy: it keeps its space for now; check names what is damaged. */
-		return r == -EIO || r == -EUCLEAN || r == -EBUSY ? 0 : r;
+		/* Unreadable or busy: it keeps its space for now; check names what is damaged.  No space:
+		 * there may be segments yet that need none to be freed. */
+		return r == -EIO || r == -EUCLEAN || r == -EBUSY || r == -ENOSPC || r == -EDQUOT ? 0 : r;
 	}
 	return 0;
 }
