@@ -1,8 +1,8 @@
 /*
  * flush.c - fsync: an image's changes into the intent log, one sync for all who wait
  *
- * Callers queue; the first becomes leader and writes one batch for everyone queued, then one for those
- * who came meanwhile, until nobody waits (group commit).  A batch is captured with the gate closed:
+ * Callers queue; the first becomes leader and writes one batch for everyone queued; of those who came
+ * meanwhile, one leads the next (group commit).  A batch is captured with the gate closed:
  * it is the state of those images at one instant, and it is replayed whole or not at all, so after a crash each
  * image is a prefix of its acknowledged writes.  What is captured is copied there and then; a flush
  * too large for that (FLUSH_LOG_BYTES_MAX) commits the transaction group instead, which writes the
@@ -16,8 +16,11 @@
 
 #include "base/blocking.h"
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "store/store-priv.h"
+
+#define REPLACE_NS NS_PER_SEC
 
 /* The log asks for a commit when it is this full. */
 static bool log_filling(struct store *s)
@@ -165,16 +168,26 @@ static int add_punches(struct capture *c, struct image_group *ig)
 	return 0;
 }
 
+/* image.lock held. */
+static int add_delete(struct store *s, struct image *img, uint64_t txg)
+{
+	struct image_group *ig = &img->groups[txg & 1];
+	struct capture c = {.store = s, .image = img, .txg = txg};
+
+	if (!ig->deleted || ig->deleted_logged)
+		return 0;
+	const int r = add_range(&c, ILOG_DELETE, 0, 0);
+	ig->deleted_logged = r == 0;
+	return r;
+}
+
 static int add_image(struct store *s, struct image *img, uint64_t txg)
 {
 	struct image_group *ig = &img->groups[txg & 1];
 	struct capture c = {.store = s, .image = img, .txg = txg};
-	int r = 0;
 
 	pthread_mutex_lock(&img->lock);
-	if (ig->deleted && !ig->deleted_logged)
-		r = add_range(&c, ILOG_DELETE, 0, 0);
-	ig->deleted_logged = ig->deleted;
+	int r = add_delete(s, img, txg);
 	if (r == 0)
 		r = add_punches(&c, ig);
 	while (r == 0 && ig->unlogged) {
@@ -209,10 +222,33 @@ static int add_rows(struct store *s, uint64_t txg)
 	return r;
 }
 
+/*
+ * All images deleted, whoever flushes: the rows that are logged say that their inodes are gone, so
+ * after a crash nobody else would know of them.
+ */
+static int add_deletes(struct store *s, uint64_t txg)
+{
+	struct group *grp = &s->groups[txg & 1];
+	int r = 0;
+
+	if (atomic_load(&grp->n_deleted) == 0)
+		return 0;
+	pthread_mutex_lock(&s->images_lock);
+	for (struct image *img = grp->dirty; r == 0 && img; img = img->groups[txg & 1].dirty_next) {
+		pthread_mutex_lock(&img->lock);
+		r = add_delete(s, img, txg);
+		pthread_mutex_unlock(&img->lock);
+	}
+	pthread_mutex_unlock(&s->images_lock);
+	return r;
+}
+
 static int add_group(struct store *s, const struct flush_waiter *list, uint64_t txg)
 {
 	int r = add_rows(s, txg);
 
+	if (r == 0)
+		r = add_deletes(s, txg);
 	for (const struct flush_waiter *w = list; r == 0 && w; w = w->next)
 		if (w->image)
 			r = add_image(s, w->image, txg);
@@ -237,13 +273,14 @@ static int capture(struct store *s, const struct flush_waiter *list)
 	int r = 0;
 
 	pthread_rwlock_wrlock(&s->gate);
-	for (const struct flush_waiter *w = list; h->collect_rows && w; w = w->next)
-		if (w->image)
-			h->collect_rows(h->arg, w->image->id);
 	if (estimate_bytes(list) > FLUSH_LOG_BYTES_MAX) {
+		/* No rows either: the next flush would log them, without the content that they tell of. */
 		pthread_rwlock_unlock(&s->gate);
 		return -EFBIG;
 	}
+	for (const struct flush_waiter *w = list; h->collect_rows && w; w = w->next)
+		if (w->image)
+			h->collect_rows(h->arg, w->image->id);
 	const uint64_t open = atomic_load(&s->txg_open);
 	ilog_batch_begin(s->log);
 	if (txg_frozen(s, &g))
@@ -293,26 +330,28 @@ static int flush_batch(struct store *s, const struct flush_waiter *list)
 	return 0;
 }
 
+/*
+ * One batch, the leader's own among them.  Whoever came meanwhile has a leader of their own: with
+ * flushes coming all the time this one would never return.
+ */
 static void lead(struct store *s)
 {
 	struct flush_control *f = &s->flush;
 
+	struct flush_waiter *list = STEAL(f->queue);
+
 	f->leading = true;
-	while (f->queue) {
-		struct flush_waiter *list = f->queue;
-		f->queue = NULL;
-		pthread_mutex_unlock(&f->lock);
-		const int r = flush_batch(s, list);
-		pthread_mutex_lock(&f->lock);
-		while (list) {
-			struct flush_waiter *next = list->next; /* list is gone once it is done */
-			list->result = r;
-			list->done = true;
-			list = next;
-		}
-		pthread_cond_broadcast(&f->cond);
-	}
+	pthread_mutex_unlock(&f->lock);
+	const int r = flush_batch(s, list);
+	pthread_mutex_lock(&f->lock);
 	f->leading = false;
+	while (list) {
+		struct flush_waiter *next = list->next; /* list is gone once it is done */
+		list->result = r;
+		list->done = true;
+		list = next;
+	}
+	pthread_cond_broadcast(&f->cond);
 }
 
 static void flush_wait(struct flush_control *f)
@@ -344,6 +383,27 @@ int store_flush(struct store *s, struct image *img)
 }
 
 /*
+ * Not more often than every REPLACE_NS: a new log is written in full before it turns out that it
+ * cannot be had.
+ */
+static bool log_replace(struct store *s)
+{
+	struct flush_control *f = &s->flush;
+	const uint64_t now = clock_now_ns();
+
+	if (f->replace_tried_ns && now - f->replace_tried_ns < REPLACE_NS)
+		return false;
+	f->replace_tried_ns = now;
+	f->degraded = true;
+	const int r = ilog_reset(s->log, s->state.log_epoch + 1);
+	if (r < 0)
+		return false;
+	s->state.log_epoch++;
+	log_note("the intent log was replaced");
+	return true;
+}
+
+/*
  * The group that was open when the log failed is committed: everything captured in vain is durable.
  * A poisoned log is replaced first; it may be used once a transaction holds its epoch.
  */
@@ -356,18 +416,15 @@ void flush_txg_committed(struct store *s, uint64_t txg)
 	pthread_mutex_unlock(&f->lock);
 	if (!due)
 		return;
-	uint64_t until = 0;
-	if (ilog_poisoned(s->log)) {
-		until = atomic_load(&s->txg_open);
-		const int r = ilog_reset(s->log, s->state.log_epoch + 1);
-		if (r == 0) {
-			s->state.log_epoch++;
-			log_note("the intent log was replaced");
-		}
-	}
+	const bool poisoned = ilog_poisoned(s->log);
+	const bool replaced = poisoned && log_replace(s);
 	pthread_mutex_lock(&f->lock);
-	f->disabled_until = until;
+	f->disabled_until = poisoned ? atomic_load(&s->txg_open) : 0;
 	pthread_mutex_unlock(&f->lock);
-	if (until)
+	if (replaced)
 		txg_kick(s);
+	if (!poisoned && f->degraded) {
+		f->degraded = false;
+		store_recovered(s, "the intent log works again");
+	}
 }

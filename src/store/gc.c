@@ -55,7 +55,7 @@ struct gc_marks {
 	_Atomic bool sweeping; /* unmarked slots may not be shared any more */
 	uint64_t *nodes;       /* one bit a node id below n_nodes; NULL after the first pass */
 	uint64_t n_nodes;
-	bool lingering;        /* dead_lock; see end_marks() */
+	uint64_t linger_txg;   /* marks_lock; see end_marks(); 0: the pass is not over */
 };
 
 struct pass {
@@ -197,8 +197,9 @@ static int sweep_segment(struct pass *p, const struct segment_row *row, long i, 
 			p->report->rewritten_bytes += written;
 			*batch_bytes += written;
 		}
-		/* Unreadable or busy: it keeps its space for now; check names what is damaged. */
-		return r == -EIO || r == -EUCLEAN || r == -EBUSY ? 0 : r;
+		/* Unreadable or busy: it keeps its space for now; check names what is damaged.  No space:
+		 * there may be segments yet that need none to be freed. */
+		return r == -EIO || r == -EUCLEAN || r == -EBUSY || r == -ENOSPC || r == -EDQUOT ? 0 : r;
 	}
 	return 0;
 }
@@ -341,25 +342,29 @@ static void marks_free(struct gc_marks *m)
 
 /*
  * The pass is over.  If it failed after it had begun to sweep, new generations without the dead slots
- * may be waiting for a commit: until one succeeds, those slots must not be shared.
+ * may be waiting for a commit: until one succeeds, those slots must not be shared.  A commit that is
+ * under way now may have put its segment rows before the last rewrite: only the next one counts.
  */
 static void end_marks(struct store *s, struct gc_marks *m, bool failed)
 {
-	pthread_mutex_lock(&s->gc.dead_lock);
-	m->lingering = failed && atomic_load(&m->sweeping);
-	const bool linger = m->lingering;
-	pthread_mutex_unlock(&s->gc.dead_lock);
-	if (linger)
+	if (failed && atomic_load(&m->sweeping)) {
+		pthread_rwlock_wrlock(&s->gc.marks_lock);
+		m->linger_txg = atomic_load(&s->txg_open);
+		pthread_rwlock_unlock(&s->gc.marks_lock);
 		return;
+	}
 	set_marks(s, NULL);
 	marks_free(m);
 }
 
-void gc_txg_committed(struct store *s)
+void gc_txg_committed(struct store *s, uint64_t txg)
 {
-	pthread_mutex_lock(&s->gc.dead_lock);
-	struct gc_marks *m = s->gc.marks && s->gc.marks->lingering ? s->gc.marks : NULL;
-	pthread_mutex_unlock(&s->gc.dead_lock);
+	/* The collector frees its marks beside us, unless they linger: then they are ours. */
+	pthread_rwlock_rdlock(&s->gc.marks_lock);
+	struct gc_marks *m = s->gc.marks;
+	if (m && (m->linger_txg == 0 || txg < m->linger_txg))
+		m = NULL;
+	pthread_rwlock_unlock(&s->gc.marks_lock);
 	if (!m)
 		return;
 	set_marks(s, NULL);
@@ -370,7 +375,7 @@ static int run_pass(struct pass *p, uint64_t after, uint64_t until, bool first, 
 {
 	struct store *s = p->store;
 	/* Ends what an earlier, failed pass has left. */
-	int r = s->gc.marks ? commit(s) : 0;
+	int r = atomic_load(&s->gc.running) ? commit(s) : 0;
 
 	if (r < 0)
 		return r;

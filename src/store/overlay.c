@@ -449,6 +449,7 @@ int store_image_delete(struct store *s, uint64_t image)
 		pthread_mutex_lock(&img->lock);
 		img->groups[g].deleted = true;
 		pthread_mutex_unlock(&img->lock);
+		atomic_fetch_add(&s->groups[g].n_deleted, 1);
 	}
 	store_image_close(img);
 	return r;
@@ -701,6 +702,7 @@ void overlay_release(struct store *s, unsigned g)
 	grp->rows_logged = 0;
 	pthread_mutex_unlock(&s->rows_lock);
 	atomic_store(&grp->n_leaves, 0);
+	atomic_store(&grp->n_deleted, 0);
 	atomic_store(&grp->bytes, 0);
 }
 

@@ -117,6 +117,7 @@ struct group {
 	 */
 	size_t rows_commit_only;
 	_Atomic uint64_t n_leaves;
+	_Atomic uint32_t n_deleted; /* images */
 	_Atomic uint64_t bytes;    /* of content written into it, for the commit trigger */
 	uint64_t log_off, log_seq; /* where the log's head was when it was frozen */
 };
@@ -149,6 +150,9 @@ struct flush_control {
 	struct flush_waiter *queue; /* waiting for a leader */
 	bool leading;
 	uint64_t disabled_until; /* the log is unusable until this group is committed; 0: usable */
+	/* the txg thread's */
+	uint64_t replace_tried_ns;
+	bool degraded; /* the log is being replaced: health says so */
 };
 
 /* The collector; gc.c. */
@@ -302,7 +306,7 @@ void space_refresh(struct store *s, bool force);
 /* --- store.c: health --- */
 void store_set_health(struct store *s, enum store_health health, const char *fmt, ...) PRINTF(3, 4);
 /* Back to STORE_OK if it was degraded. */
-void store_recovered(struct store *s);
+void store_recovered(struct store *s, const char *why);
 
 /* --- gc.c --- */
 int gc_init(struct store *s);
@@ -317,8 +321,8 @@ void gc_mark_entry(struct store *s, uint64_t entry);
 bool gc_may_share(struct store *s, uint64_t loc);
 /* Deletes nodes found dead, inside the transaction. */
 int gc_txg_write(struct store *s) MUST_CHECK;
-/* After a transaction succeeded. */
-void gc_txg_committed(struct store *s);
+/* After group txg's transaction succeeded. */
+void gc_txg_committed(struct store *s, uint64_t txg);
 /* A damaged chunk's content turned up again. */
 void gc_heal(struct store *s, uint64_t loc, const void *data);
 

@@ -40,17 +40,17 @@ void store_set_health(struct store *s, enum store_health health, const char *fmt
 		log_error("%s", text);
 }
 
-void store_recovered(struct store *s)
+void store_recovered(struct store *s, const char *why)
 {
 	pthread_mutex_lock(&s->health_lock);
-	const bool news = s->health == STORE_DEGRADED && s->commit_error;
+	const bool news = s->health == STORE_DEGRADED;
 	if (news) {
 		s->health = STORE_OK;
 		s->health_text[0] = '\0';
 	}
 	pthread_mutex_unlock(&s->health_lock);
 	if (news)
-		log_note("commits work again");
+		log_note("%s", why);
 }
 
 /* --- rows --- */

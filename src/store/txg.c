@@ -256,14 +256,14 @@ static void committed(struct store *s, uint64_t txg, uint64_t start_ns)
 	maps_txg_committed(s->maps);
 	segments_txg_committed(s->segments);
 	overlay_release(s, txg & 1);
-	gc_txg_committed(s);
+	gc_txg_committed(s, txg);
 	if (s->log)
 		ilog_trim(s->log, s->state.log_tail_off);
 	atomic_fetch_add(&s->count.commits, 1);
 	atomic_store(&s->count.last_commit_wall_ns, clock_wall_ns());
 	atomic_store(&s->count.last_commit_ns, clock_now_ns() - start_ns);
-	store_recovered(s);
-	atomic_store(&s->commit_error, 0);
+	if (atomic_exchange(&s->commit_error, 0))
+		store_recovered(s, "commits work again");
 }
 
 static int commit_group(struct store *s, uint64_t txg)
