@@ -185,7 +185,7 @@ static int buf_fill(struct worker *w, const struct ov_leaf *l, unsigned i, const
 	if (r < 0) {
 		log_error("image %llu at %llu: the chunk under a partial write is damaged; the write is lost with it",
 			(unsigned long long)img->id, (unsigned long long)chunk * CHUNK_SIZE);
-		store_set_health(w->store, STORE_DEGRADED, "image %llu at %llu is damaged", (unsigned long long)img->id,
+		health_set(w->store, HEALTH_DAMAGE, "image %llu at %llu is damaged", (unsigned long long)img->id,
 			(unsigned long long)chunk * CHUNK_SIZE);
 		return -EUCLEAN;
 	}

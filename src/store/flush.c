@@ -283,8 +283,8 @@ static int flush_batch(struct store *s, const struct flush_waiter *list)
 	if (r < 0) {
 		disable_log(s);
 		if (r != -ENOSPC) {
-			log_error("the intent log cannot be written (%d); flushes commit whole groups until it is replaced", -r);
-			store_set_health(s, STORE_DEGRADED, "the intent log cannot be written");
+			health_set(s, HEALTH_LOG, "the intent log cannot be written (%s); flushes commit whole groups until it is replaced",
+				strerror(-r));
 		}
 		return txg_wait(s, atomic_load(&s->txg_open));
 	}
@@ -362,7 +362,7 @@ void flush_txg_committed(struct store *s, uint64_t txg)
 		const int r = ilog_reset(s->log, s->state.log_epoch + 1);
 		if (r == 0) {
 			s->state.log_epoch++;
-			log_note("the intent log was replaced");
+			health_clear(s, HEALTH_LOG, "the intent log was replaced");
 		}
 	}
 	pthread_mutex_lock(&f->lock);

@@ -310,8 +310,8 @@ int store_readv(struct image *img, uint64_t off, size_t len, struct readv *ret_r
 		ctx_put(c);
 		if (r == -EIO) {
 			atomic_fetch_add_explicit(&s->count.damaged_reads, 1, memory_order_relaxed);
-			log_error("cannot read image %llu at %llu, %zu bytes: damaged or unreadable", (unsigned long long)img->id,
-				(unsigned long long)off, len);
+			health_set(s, HEALTH_DAMAGE, "cannot read image %llu at %llu, %zu bytes: damaged or unreadable; 'weir check --data' tells what is lost",
+				(unsigned long long)img->id, (unsigned long long)off, len);
 		}
 		return r;
 	}
