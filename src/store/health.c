@@ -21,6 +21,7 @@ void health_set(struct store *s, enum health_cause cause, const char *fmt, ...)
 	char text[HEALTH_TEXT_LEN];
 	va_list ap;
 
+	ASSERT(cause < HEALTH_CAUSES);
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
@@ -37,6 +38,7 @@ void health_clear(struct store *s, enum health_cause cause, const char *why)
 {
 	struct health *h = &s->health;
 
+	ASSERT(cause < HEALTH_CAUSES);
 	if (!(atomic_load(&h->causes) & BIT(cause)))
 		return;
 	pthread_mutex_lock(&h->lock);

@@ -40,7 +40,7 @@ damaged() {
 # heals WHAT: the same content is written to another file; both are whole then
 heals() {
 	cp "$T/known" "$M/copy.raw"
-	sync -f "$M"
+	sync "$M/copy.raw"
 	same "$1: the copy" "$total 0" "$(blocks compare "$M/copy.raw" "$T/known")"
 	"$WEIR" gc "$DS" > /dev/null
 	same "$1: the original after healing" "$total 0" "$(blocks compare "$M/a.raw" "$T/known")"
@@ -96,10 +96,10 @@ finds "footer and frame header"
 damaged "footer and frame header" 1 16
 # What the chunks were is not known for sure any more: others do not inherit that, and a new write mends it.
 cp "$T/known" "$M/copy.raw"
-sync -f "$M"
+sync "$M/copy.raw"
 same "footer and frame header: the copy" "$total 0" "$(blocks compare "$M/copy.raw" "$T/known")"
 dd if="$T/known" of="$M/a.raw" bs=1M conv=notrunc status=none
-sync -f "$M"
+sync "$M/a.raw"
 same "footer and frame header: written again" "$total 0" "$(blocks compare "$M/a.raw" "$T/known")"
 umount_logged
 

@@ -15,7 +15,7 @@ same "what was acknowledged" "$((acked / 4096)) 0" "$(blocks compare "$M/a.raw" 
 status_says "no space\|No space" || fail "status does not say why: $("$WEIR" status "$DS")"
 logged "[Nn]o space"
 same "free space" 0 "$(($(stat -f -c %a "$M") * $(stat -f -c %S "$M") / (4 << 20)))"
-sync -f "$M" || fail "what was acknowledged cannot be synced"
+sync "$M/a.raw" || fail "what was acknowledged cannot be synced"
 echo "full: $acked acknowledged, $synced synced"
 
 # Reading, deleting and truncating work; then there is room again.
