@@ -2,9 +2,9 @@
  * health.c - what is wrong at present, and why
  *
  * Several things can be wrong at once, and each ends on its own: so each cause has a text of its
- * own, and what `weir status` shows is the gravest of those that are set.  A cause is logged when it
- * begins, when its text changes, and when it ends.  Damage stays until the store is closed: it was met, and
- * somebody should look.
+ * own, and what `weir status` shows is the gravest of those that are set.  A cause is logged when
+ * it begins, when its text changes, and when it ends.  Damage stays until the store is closed: it
+ * was met, and somebody should look.
  *
  * Any thread; everything is under health.lock, which is taken last of all locks.
  */
