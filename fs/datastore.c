@@ -278,6 +278,20 @@ static void datastore_free(struct datastore *ds)
 	free(CONTAINER_OF(ds, struct binding, ds));
 }
 
+/* em says what is wrong inside: in which datastore, and what helps. */
+static int explain_failure(const char *dir, int err, struct errmsg *em)
+{
+	const bool damage = err == -EUCLEAN || err == -EIO || err == -ENOENT || err == -ESTALE;
+	struct errmsg why;
+
+	if (!em)
+		return err;
+	why = *em;
+	return errmsg_set(em, err, "cannot open datastore '%s': %s%s", dir, why.text,
+	        damage ? " ('weir check' tells what is lost, and --repair makes good what can be)"
+	               : "");
+}
+
 static int datastore_start(
         struct binding *b, const struct datastore_options *opt, struct errmsg *em)
 {
@@ -288,9 +302,10 @@ static int datastore_start(
 		r = dir_check(ds->io, ds->dir, em);
 	if (!r)
 		r = lock_take(ds->dir, opt->read_only, &ds->lock_fd, em);
-	if (!r)
-		r = parts_open(b, opt, em);
-	return r;
+	if (r < 0)
+		return r;
+	r = parts_open(b, opt, em);
+	return r < 0 ? explain_failure(ds->dir, r, em) : 0;
 }
 
 int datastore_open(const char *dir, const struct datastore_options *opt,

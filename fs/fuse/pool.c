@@ -45,10 +45,11 @@ struct pool {
 	pthread_cond_t unpark, gone;
 	struct pool_thread *threads; /* lock */
 	unsigned n_threads;          /* lock */
-	unsigned active, parked;     /* lock */
+	_Atomic unsigned active;     /* changed with the lock; thread_serve() looks without */
+	unsigned parked;             /* lock */
 	unsigned wakeups;            /* lock: parked ones told to go on */
 	unsigned target, threads_max;
-	int error;                   /* lock: first that reading the device gave */
+	int error; /* lock: first that reading the device gave */
 	_Atomic bool ending;
 };
 
@@ -86,8 +87,9 @@ static bool thread_serve(struct pool *p, struct fuse_buf *buf)
 			return false;
 		}
 		fuse_session_process_buf(p->fuse, buf);
-		/* A look without the lock: whoever is wrong for one request parks after the next. */
-		if (__atomic_load_n(&p->active, __ATOMIC_RELAXED) > p->target)
+		/* A look without the lock: whoever is wrong for one request parks after the next.
+		 */
+		if (atomic_load_explicit(&p->active, memory_order_relaxed) > p->target)
 			return true;
 	}
 }

@@ -105,10 +105,8 @@ static bool candidate_matches(struct store *s, uint64_t loc, struct hash128 hash
 	}
 	struct compare c = {.store = s, .loc = loc, .data = data};
 	const int r = segments_read(s->segments, &loc, 1, compare_frame, &c);
-	if (r == -EUCLEAN && !c.seen) {
-		gc_heal(s, loc, data);
+	if (r == -EUCLEAN && !c.seen && gc_heal(s, loc, data))
 		dedupe_remove(s->dedupe, hash, loc);
-	}
 	return c.equal;
 }
 
@@ -230,7 +228,7 @@ static int buf_fill(struct worker *w, const struct ov_leaf *l, unsigned i, const
 	if (r < 0) {
 		log_error("image %llu at %llu: the chunk under a partial write is damaged; the write is lost with it",
 			(unsigned long long)img->id, (unsigned long long)chunk * CHUNK_SIZE);
-		store_set_health(w->store, STORE_DEGRADED, "image %llu at %llu is damaged", (unsigned long long)img->id,
+		health_set(w->store, HEALTH_DAMAGE, "image %llu at %llu is damaged", (unsigned long long)img->id,
 			(unsigned long long)chunk * CHUNK_SIZE);
 		return -EUCLEAN;
 	}

@@ -320,8 +320,8 @@ static int flush_batch(struct store *s, const struct flush_waiter *list)
 	if (r < 0) {
 		disable_log(s);
 		if (r != -ENOSPC) {
-			log_error("the intent log cannot be written (%d); flushes commit whole groups until it is replaced", -r);
-			store_set_health(s, STORE_DEGRADED, "the intent log cannot be written");
+			health_set(s, HEALTH_LOG, "the intent log cannot be written (%s); flushes commit whole groups until it is replaced",
+				strerror(-r));
 		}
 		return txg_wait(s, atomic_load(&s->txg_open));
 	}
@@ -394,7 +394,6 @@ static bool log_replace(struct store *s)
 	if (f->replace_tried_ns && now - f->replace_tried_ns < REPLACE_NS)
 		return false;
 	f->replace_tried_ns = now;
-	f->degraded = true;
 	const int r = ilog_reset(s->log, s->state.log_epoch + 1);
 	if (r < 0)
 		return false;
@@ -423,8 +422,6 @@ void flush_txg_committed(struct store *s, uint64_t txg)
 	pthread_mutex_unlock(&f->lock);
 	if (replaced)
 		txg_kick(s);
-	if (!poisoned && f->degraded) {
-		f->degraded = false;
-		store_recovered(s, "the intent log works again");
-	}
+	if (!poisoned)
+		health_clear(s, HEALTH_LOG, "the intent log works again");
 }

@@ -399,20 +399,21 @@ static int run_pass(struct pass *p, uint64_t after, uint64_t until, bool first, 
 
 /* --- healing --- */
 
-void gc_heal(struct store *s, uint64_t loc, const void *data)
+bool gc_heal(struct store *s, uint64_t loc, const void *data)
 {
 	struct gc_control *gc = &s->gc;
+	uint8_t *copy = NULL;
 
 	pthread_mutex_lock(&gc->heal_lock);
-	if (gc->n_heals < HEALS_MAX) {
-		uint8_t *copy = malloc(CHUNK_SIZE);
-		if (copy) {
-			memcpy(copy, data, CHUNK_SIZE);
-			gc->heals[gc->n_heals++] = (struct gc_heal){loc, copy};
-		}
+	if (gc->n_heals < HEALS_MAX)
+		copy = malloc(CHUNK_SIZE);
+	if (copy) {
+		memcpy(copy, data, CHUNK_SIZE);
+		gc->heals[gc->n_heals++] = (struct gc_heal){loc, copy};
 	}
 	pthread_mutex_unlock(&gc->heal_lock);
 	gc_kick(s);
+	return copy != NULL;
 }
 
 static int heal_order(const void *a, const void *b)
@@ -421,16 +422,27 @@ static int heal_order(const void *a, const void *b)
 	return x->loc < y->loc ? -1 : x->loc > y->loc;
 }
 
-static int heal_segment(struct store *s, const struct gc_heal *v, unsigned n)
+static void heal_segment(struct store *s, const struct gc_heal *v, unsigned n)
 {
+	const unsigned long long segment = loc_segment(v[0].loc);
 	struct heal heals[HEALS_MAX];
 	struct slot_bits all;
 	uint64_t written;
+	unsigned used = 0;
 
 	memset(&all, 0xff, sizeof(all));
 	for (unsigned i = 0; i < n; i++)
-		heals[i] = (struct heal){v[i].loc, v[i].data};
-	return segments_rewrite(s->segments, loc_segment(v[0].loc), &all, heals, n, &written);
+		heals[i] = (struct heal){.loc = v[i].loc, .data = v[i].data};
+	const int r = segments_rewrite(s->segments, segment, &all, heals, n, &written);
+	for (unsigned i = 0; r == 0 && i < n; i++)
+		used += heals[i].used;
+	if (used > 0) {
+		atomic_fetch_add(&s->count.healed_chunks, used);
+		log_note("segment %llu: %u damaged chunks written again", segment, used);
+	}
+	if (used < n)
+		log_warn("segment %llu: %u damaged chunks could not be written again: %s", segment, n - used,
+			r < 0 ? strerror(-r) : "what they were is not known for sure, or there is no room");
 }
 
 /* Takes what was offered so far and rewrites those segments. */
@@ -452,14 +464,7 @@ static int run_heals(struct store *s)
 	for (unsigned i = 0, k; r == 0 && i < n; i = k) {
 		for (k = i + 1; k < n && loc_segment(v[k].loc) == loc_segment(v[i].loc); k++)
 			;
-		const int healed = heal_segment(s, &v[i], k - i);
-		if (healed == 0) {
-			atomic_fetch_add(&s->count.healed_chunks, k - i);
-			log_note("segment %llu: %u damaged chunks written again", (unsigned long long)loc_segment(v[i].loc), k - i);
-		} else {
-			log_warn("segment %llu: damaged chunks could not be written again (%d)",
-				(unsigned long long)loc_segment(v[i].loc), -healed);
-		}
+		heal_segment(s, &v[i], k - i);
 	}
 	for (unsigned i = 0; i < n; i++)
 		free(v[i].data);

@@ -40,6 +40,7 @@ struct read_ctx {
 	struct ov_view views[READ_CHUNKS_MAX];
 	uint64_t missing[READ_CHUNKS_MAX]; /* locations, sorted, distinct */
 	unsigned n_missing;
+	unsigned failed; /* of a failed read: the first chunk whose segment could not give it; n: none */
 };
 
 static struct read_ctx *ctx_get(struct store *s)
@@ -234,14 +235,28 @@ static int ctx_merge(struct read_ctx *c, unsigned i)
 	return 0;
 }
 
+/* The first chunk that the failed fetch did not bring. */
+static unsigned ctx_failed(const struct read_ctx *c)
+{
+	unsigned i = 0;
+
+	while (i < c->n && (entry_state(c->entries[i]) != ENTRY_DATA || c->pins[i].cached || c->pins[i].own))
+		i++;
+	return i;
+}
+
 static int ctx_read_once(struct read_ctx *c, struct image *img, uint64_t first, unsigned n)
 {
 	c->n = n;
 	memset(c->pins, 0, n * sizeof(*c->pins));
 	memset(c->views, 0, n * sizeof(*c->views));
 	int r = ctx_resolve(c, img, first);
-	if (r == 0)
+	c->failed = n;
+	if (r == 0) {
 		r = ctx_fetch(c);
+		if (r < 0)
+			c->failed = ctx_failed(c);
+	}
 	for (unsigned i = 0; r == 0 && i < c->n; i++)
 		r = ctx_merge(c, i);
 	for (unsigned i = 0; i < c->n; i++) {
@@ -294,6 +309,25 @@ static void ctx_iov(struct read_ctx *c, uint64_t off, size_t len, struct readv *
 	rv->n_iov = n_iov;
 }
 
+/* Says where a read of n chunks failed. */
+static void read_failed(const struct read_ctx *c, const struct image *img, uint64_t first, unsigned n)
+{
+	struct store *s = img->store;
+	const unsigned long long image = img->id;
+
+	atomic_fetch_add_explicit(&s->count.damaged_reads, 1, memory_order_relaxed);
+	if (c->failed < n) {
+		const uint64_t loc = entry_loc(c->entries[c->failed]);
+		health_set(s, HEALTH_DAMAGE,
+			"cannot read image %llu at %llu: segment %llu slot %u is damaged or unreadable; 'weir check --data' tells what is lost",
+			image, (unsigned long long)(first + c->failed) * CHUNK_SIZE, (unsigned long long)loc_segment(loc), loc_slot(loc));
+	} else {
+		health_set(s, HEALTH_DAMAGE,
+			"cannot read image %llu at %llu, %u chunks: its map is damaged or unreadable; 'weir check' tells what is lost",
+			image, (unsigned long long)first * CHUNK_SIZE, n);
+	}
+}
+
 int store_readv(struct image *img, uint64_t off, size_t len, struct readv *ret_rv)
 {
 	struct store *s = img->store;
@@ -306,15 +340,10 @@ int store_readv(struct image *img, uint64_t off, size_t len, struct readv *ret_r
 	const unsigned n = len ? (unsigned)((off + len - 1) / CHUNK_SIZE - first + 1) : 0;
 	const int r = n ? ctx_read(c, img, first, n) : 0;
 	if (r < 0) {
+		if (r == -EIO)
+			read_failed(c, img, first, n);
 		c->n = 0;
 		ctx_put(c);
-		if (r == -EIO) {
-			store_set_health(s, STORE_DEGRADED, "image %llu cannot be read at %llu: damaged or unreadable (weir check --data tells all)",
-				(unsigned long long)img->id, (unsigned long long)off);
-			atomic_fetch_add_explicit(&s->count.damaged_reads, 1, memory_order_relaxed);
-			log_error("cannot read image %llu at %llu, %zu bytes: damaged or unreadable", (unsigned long long)img->id,
-				(unsigned long long)off, len);
-		}
 		return r;
 	}
 	ctx_iov(c, off, len, ret_rv);

@@ -34,7 +34,7 @@
 struct rewrite {
 	struct segments *ss;
 	struct handle *h; /* referenced */
-	const struct heal *heals;
+	struct heal *heals;
 	unsigned n_heals;
 	uint8_t *out;  /* the new file */
 	uint32_t end;  /* of what is in it */
@@ -57,6 +57,7 @@ struct rewrite {
 /* A frame being built from single chunks. */
 struct build {
 	struct frame_info f;
+	struct heal *heals[FRAME_CHUNKS_MAX]; /* what of it was healed, or NULL */
 };
 
 static bool bit_get(const struct slot_bits *b, unsigned slot)
@@ -107,6 +108,12 @@ static void build_add(struct rewrite *rw, struct build *b, unsigned slot, const 
 	b->f.hashes[b->f.n++] = rw->hashes[slot];
 }
 
+static void build_heal(struct rewrite *rw, struct build *b, unsigned slot, struct heal *heal)
+{
+	b->heals[b->f.n] = heal;
+	build_add(rw, b, slot, heal->data);
+}
+
 /* Writes the frame if it takes len_max bytes at most; says whether it did. */
 static bool build_end(struct rewrite *rw, struct build *b, size_t len_max)
 {
@@ -119,6 +126,9 @@ static bool build_end(struct rewrite *rw, struct build *b, size_t len_max)
 	frame_encode(f, f->codec == CODEC_RAW ? rw->chunks : rw->packed, rw->out + rw->end);
 	for (unsigned i = 0; i < f->n; i++)
 		entry_set(rw, f->slots[i], i, rw->end, size);
+	for (unsigned i = 0; i < f->n; i++)
+		if (b->heals[i])
+			b->heals[i]->used = true;
 	rw->end += (uint32_t)size;
 	rw->live_bytes += (uint32_t)size;
 	return true;
@@ -168,17 +178,17 @@ static int frame_whole(struct rewrite *rw, unsigned i, const uint8_t *data,
 }
 
 /* Content for a slot: from a heal that has the recorded hash, or NULL. */
-static const void *heal_find(const struct rewrite *rw, unsigned slot)
+static struct heal *heal_find(const struct rewrite *rw, unsigned slot)
 {
 	const struct hash128 none = {0};
 
 	if (hash_equal(rw->hashes[slot], none))
 		return NULL; /* not known what it was */
 	for (unsigned i = 0; i < rw->n_heals; i++) {
-		const struct heal *heal = &rw->heals[i];
+		struct heal *heal = &rw->heals[i];
 		if (heal->loc == loc_make(rw->h->id, slot) &&
 		        hash_equal(chunk_hash(rw->ss->hasher, heal->data), rw->hashes[slot]))
-			return heal->data;
+			return heal;
 	}
 	return NULL;
 }
@@ -196,14 +206,15 @@ static int frame_damaged(struct rewrite *rw, unsigned i, const uint8_t *data, ui
 	for (unsigned k = rw->first[i]; k < rw->first[i + 1]; k++) {
 		const unsigned slot = rw->order[k], index = rw->old[slot].index;
 		const bool fits = b.f.n == 0 || slot - b.f.slots[0] < FRAME_SPAN_SLOTS;
-		const void *content = heal_find(rw, slot);
+		const bool room = b.f.n < FRAME_CHUNKS_MAX;
+		struct heal *heal = heal_find(rw, slot);
 		const bool salvaged = good & BIT(index) && frame_matches(&f, &rw->old[slot], slot);
-		if (salvaged) {
-			content = chunks + index * CHUNK_SIZE;
+		if (salvaged)
 			rw->hashes[slot] = f.hashes[index];
-		}
-		if (content && fits && b.f.n < FRAME_CHUNKS_MAX)
-			build_add(rw, &b, slot, content);
+		if (salvaged && fits && room)
+			build_add(rw, &b, slot, chunks + index * CHUNK_SIZE);
+		else if (heal && fits && room)
+			build_heal(rw, &b, slot, heal);
 		else
 			bad |= BIT(k - rw->first[i]);
 	}
@@ -239,14 +250,14 @@ static int frame_rewrite(void *arg, unsigned i, const uint8_t *data, int err, ui
 /* Slots without a frame: healed one by one, else they stay lost. */
 static void lost_rewrite(struct rewrite *rw, unsigned slot)
 {
-	const void *content = heal_find(rw, slot);
+	struct heal *heal = heal_find(rw, slot);
 	struct build b;
 
 	rw->table[slot] = rw->old[slot];
-	if (!content)
+	if (!heal)
 		return;
 	build_begin(rw, &b, 0, 0);
-	build_add(rw, &b, slot, content);
+	build_heal(rw, &b, slot, heal);
 	if (!build_end(rw, &b, SEGMENT_FRAMES_END_MAX - rw->end - rw->left))
 		rw->table[slot] = rw->old[slot];
 }
@@ -370,7 +381,7 @@ static int generation_write(struct rewrite *rw, struct pend *p)
 
 /* With the lock, given up meanwhile; s has neither writer nor pend. */
 static int seg_rewrite(struct segments *ss, struct seg *s, const struct slot_bits *live,
-        const struct heal *heals, unsigned n_heals, uint64_t *ret_written_bytes)
+        struct heal *heals, unsigned n_heals, uint64_t *ret_written_bytes)
 {
 	CLEANUP(free_ptr) struct rewrite *rw = calloc(1, sizeof(*rw));
 	CLEANUP(free_ptr) struct pend *p = calloc(1, sizeof(*p));
@@ -418,7 +429,7 @@ static int seg_claim(struct segments *ss, uint64_t id, struct seg **ret_seg)
 }
 
 int segments_rewrite(struct segments *ss, uint64_t segment, const struct slot_bits *live,
-        const struct heal *heals, unsigned n_heals, uint64_t *ret_written_bytes)
+        struct heal *heals, unsigned n_heals, uint64_t *ret_written_bytes)
 {
 	struct seg *s = NULL;
 

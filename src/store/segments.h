@@ -136,6 +136,7 @@ struct slot_bits {
 struct heal {
 	uint64_t loc;
 	const void *data;
+	bool used; /* set when it was taken, left alone when not */
 };
 /*
  * Writes the next generation of a sealed segment with only the live slots (same id, same slots;
@@ -144,7 +145,7 @@ struct heal {
  * through segments_txg_write.  -EIO: a frame with live slots cannot be read at all.
  */
 int segments_rewrite(struct segments *ss, uint64_t segment, const struct slot_bits *live,
-        const struct heal *heals, unsigned n_heals, uint64_t *ret_written_bytes) MUST_CHECK;
+        struct heal *heals, unsigned n_heals, uint64_t *ret_written_bytes) MUST_CHECK;
 /* Has no live slot: its row goes with the next commit, its file after it. */
 int segments_drop(struct segments *ss, uint64_t segment) MUST_CHECK;
 /* Records the outcome of a mark: row's live_chunks and live_bytes.  Not -EBUSY. */

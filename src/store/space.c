@@ -5,7 +5,8 @@
  * cover what is dirty in RAM plus this write, all of it taken as incompressible and new.  So a
  * group that was acknowledged finds room when it is committed.  The reserve keeps the metadata
  * store and the collector able to work when the backing is full.  Free space is asked for at most
- * every SPACE_CHECK_NS.
+ * every SPACE_CHECK_NS.  From the first refusal until there is room for SPACE_AGAIN_BYTES the store's
+ * health says so.
  *
  * Speed.  From 60 % of the overlay limit on, writes are admitted at a rate: what commits were
  * measured to take, divided by a factor that grows from nothing at 60 % through 1 (the rate at
@@ -20,6 +21,7 @@
 #include "store/store-priv.h"
 
 #define SPACE_CHECK_NS (NS_PER_SEC / 5)
+#define SPACE_AGAIN_BYTES (4ull << 20)
 #define SLEEP_NS_MIN   (100 * 1000ull) /* shorter waits are saved up */
 #define SLEEP_NS_MAX   (20 * NS_PER_MS)
 #define FULL_SLEEP_NS  (1 * NS_PER_MS)
@@ -32,6 +34,15 @@ static uint64_t overlay_used(struct store *s)
 	const uint64_t leaves = atomic_load_explicit(&s->groups[0].n_leaves, memory_order_relaxed) +
 				atomic_load_explicit(&s->groups[1].n_leaves, memory_order_relaxed);
 	return bufpool_used(s->bufs) + leaves * sizeof(struct ov_leaf);
+}
+
+static uint64_t space_left(struct store *s)
+{
+	const uint64_t dirty = bufpool_used(s->bufs);
+	const uint64_t taken = dirty + dirty / OVERHEAD_DIV + s->cfg.reserve_bytes;
+	const uint64_t free_bytes = atomic_load(&s->space_free_bytes);
+
+	return free_bytes > taken ? free_bytes - taken : 0;
 }
 
 void space_refresh(struct store *s, bool force)
@@ -48,15 +59,22 @@ void space_refresh(struct store *s, bool force)
 		return; /* the last answer stands */
 	atomic_store(&s->space_free_bytes, sp.free_bytes);
 	atomic_store(&s->space_total_bytes, sp.total_bytes);
+	if (health_is(s, HEALTH_SPACE) && space_left(s) >= SPACE_AGAIN_BYTES)
+		health_clear(s, HEALTH_SPACE, "there is space for writes again");
 }
 
-static uint64_t space_left(struct store *s)
+/* There seems to be no room for len bytes: looks again, and says so if it is true. */
+static int space_refuse(struct store *s, size_t len)
 {
-	const uint64_t dirty = bufpool_used(s->bufs);
-	const uint64_t taken = dirty + dirty / OVERHEAD_DIV + s->cfg.reserve_bytes;
-	const uint64_t free_bytes = atomic_load(&s->space_free_bytes);
-
-	return free_bytes > taken ? free_bytes - taken : 0;
+	space_refresh(s, true);
+	gc_kick(s);
+	if (space_left(s) >= len + len / OVERHEAD_DIV)
+		return 0;
+	health_set(s, HEALTH_SPACE,
+		"no space: the datastore's filesystem is full but for a reserve of %llu MiB; writes fail until files are deleted"
+		" ('weir gc' collects at once) or space is freed there",
+		(unsigned long long)(s->cfg.reserve_bytes >> 20));
+	return -ENOSPC;
 }
 
 int store_space(struct store *s, struct io_space *ret_space)
@@ -107,12 +125,8 @@ int store_throttle(struct store *s, size_t len)
 		const int failed = atomic_load(&s->commit_error);
 		if (failed)
 			return failed == -ENOSPC ? -ENOSPC : -EIO;
-		if (space_left(s) < len + len / OVERHEAD_DIV) {
-			space_refresh(s, true);
-			gc_kick(s);
-			if (space_left(s) < len + len / OVERHEAD_DIV)
-				return -ENOSPC;
-		}
+		if (space_left(s) < len + len / OVERHEAD_DIV && space_refuse(s, len) < 0)
+			return -ENOSPC;
 		const uint64_t used = overlay_used(s);
 		const unsigned g = atomic_load_explicit(&s->txg_open, memory_order_relaxed) & 1;
 		if (used > s->cfg.overlay_bytes / 10 * 4 &&

@@ -152,7 +152,6 @@ struct flush_control {
 	uint64_t disabled_until; /* the log is unusable until this group is committed; 0: usable */
 	/* the txg thread's */
 	uint64_t replace_tried_ns;
-	bool degraded; /* the log is being replaced: health says so */
 };
 
 /* The collector; gc.c. */
@@ -172,6 +171,16 @@ struct gc_control {
 	_Atomic bool kicked;
 	_Atomic uint64_t dead_estimate; /* data entries dropped since the last collection */
 	_Atomic bool running;
+};
+
+/* What can be wrong, the gravest first (health.c). */
+enum health_cause { HEALTH_COMMIT, HEALTH_LOG, HEALTH_SPACE, HEALTH_DAMAGE, HEALTH_CAUSES };
+#define HEALTH_TEXT_LEN sizeof(((struct store_stats *)NULL)->health_text)
+
+struct health {
+	pthread_mutex_t lock;
+	_Atomic unsigned causes;                    /* bits; changed under lock */
+	char texts[HEALTH_CAUSES][HEALTH_TEXT_LEN]; /* lock */
 };
 
 struct store {
@@ -213,9 +222,7 @@ struct store {
 	_Atomic uint64_t pace_ns;       /* next slot of time for a throttled write */
 
 	/* health and counters */
-	pthread_mutex_t health_lock;
-	enum store_health health; /* health_lock */
-	char health_text[256];    /* health_lock */
+	struct health health;
 	_Atomic int commit_error; /* of the last attempt to commit; writers get it until one works */
 	_Atomic uint64_t space_free_bytes, space_total_bytes, space_checked_ns;
 	struct {
@@ -303,10 +310,12 @@ void flush_txg_committed(struct store *s, uint64_t txg);
 /* --- space.c --- */
 void space_refresh(struct store *s, bool force);
 
-/* --- store.c: health --- */
-void store_set_health(struct store *s, enum store_health health, const char *fmt, ...) PRINTF(3, 4);
-/* Back to STORE_OK if it was degraded. */
-void store_recovered(struct store *s, const char *why);
+/* --- health.c --- */
+void health_set(struct store *s, enum health_cause cause, const char *fmt, ...) PRINTF(3, 4);
+/* why: for the log, if the cause was set. */
+void health_clear(struct store *s, enum health_cause cause, const char *why);
+bool health_is(const struct store *s, enum health_cause cause);
+void health_get(struct store *s, struct store_stats *st);
 
 /* --- gc.c --- */
 int gc_init(struct store *s);
@@ -323,8 +332,8 @@ bool gc_may_share(struct store *s, uint64_t loc);
 int gc_txg_write(struct store *s) MUST_CHECK;
 /* After group txg's transaction succeeded. */
 void gc_txg_committed(struct store *s, uint64_t txg);
-/* A damaged chunk's content turned up again. */
-void gc_heal(struct store *s, uint64_t loc, const void *data);
+/* A damaged chunk's content turned up again.  False: offer it again later, too much waits already. */
+bool gc_heal(struct store *s, uint64_t loc, const void *data);
 
 /* --- readahead.c --- */
 int readahead_start(struct store *s) MUST_CHECK;

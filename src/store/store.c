@@ -1,5 +1,5 @@
 /*
- * store.c - opening, recovering and closing the engine; its health and numbers
+ * store.c - opening, recovering and closing the engine; its numbers
  *
  * Recovery.  The metadata store holds the last committed group and the intent log's tail.  Batches
  * from there on are replayed: records of groups already committed are skipped, the others go into
@@ -20,38 +20,6 @@
 #include "store/store-priv.h"
 
 #define OVERLAY_MIN_BYTES (16ull << 20)
-
-/* --- health --- */
-
-void store_set_health(struct store *s, enum store_health health, const char *fmt, ...)
-{
-	char text[sizeof(s->health_text)];
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
-	va_end(ap);
-	pthread_mutex_lock(&s->health_lock);
-	const bool news = health != s->health || strcmp(text, s->health_text) != 0;
-	s->health = health;
-	memcpy(s->health_text, text, sizeof(text));
-	pthread_mutex_unlock(&s->health_lock);
-	if (news)
-		log_error("%s", text);
-}
-
-void store_recovered(struct store *s, const char *why)
-{
-	pthread_mutex_lock(&s->health_lock);
-	const bool news = s->health == STORE_DEGRADED;
-	if (news) {
-		s->health = STORE_OK;
-		s->health_text[0] = '\0';
-	}
-	pthread_mutex_unlock(&s->health_lock);
-	if (news)
-		log_note("%s", why);
-}
 
 /* --- rows --- */
 
@@ -240,7 +208,7 @@ static void init_locks(struct store *s)
 	pthread_mutex_init(&s->txg.lock, NULL);
 	pthread_mutex_init(&s->flush.lock, NULL);
 	pthread_mutex_init(&s->read_lock, NULL);
-	pthread_mutex_init(&s->health_lock, NULL);
+	pthread_mutex_init(&s->health.lock, NULL);
 }
 
 static int open_parts(struct store *s, struct errmsg *em)
@@ -457,6 +425,7 @@ void store_stats_get(struct store *s, struct store_stats *ret_stats)
 	struct store_stats st = {0};
 	struct meta *m = s->cfg.meta;
 
+	space_refresh(s, false);
 	stats_parts(s, &st);
 	stats_counters(s, &st);
 	if (m->ops->image_each(m, sum_image, &st) < 0)
@@ -465,9 +434,6 @@ void store_stats_get(struct store *s, struct store_stats *ret_stats)
 	st.free_bytes = atomic_load(&s->space_free_bytes);
 	st.index_loading = s->index_loading;
 	st.gc_running = s->gc.running;
-	pthread_mutex_lock(&s->health_lock);
-	st.health = s->health;
-	memcpy(st.health_text, s->health_text, sizeof(st.health_text));
-	pthread_mutex_unlock(&s->health_lock);
+	health_get(s, &st);
 	*ret_stats = st;
 }

@@ -134,7 +134,7 @@ static int replace_leaf(struct ov_leaf *l)
 
 	for (unsigned i = 0; i < LEAF_CHUNKS; i++)
 		entries[i] = l->entries[i] == MAP_KEEP ? lost : l->entries[i];
-	store_set_health(l->image->store, STORE_DEGRADED, "the map of image %llu at %llu is damaged", (unsigned long long)l->image->id,
+	health_set(l->image->store, HEALTH_DAMAGE, "the map of image %llu at %llu is damaged", (unsigned long long)l->image->id,
 		(unsigned long long)(l->index * LEAF_BYTES));
 	return map_set(l->image->map, l->index * LEAF_CHUNKS, LEAF_CHUNKS, entries);
 }
@@ -262,8 +262,8 @@ static void committed(struct store *s, uint64_t txg, uint64_t start_ns)
 	atomic_fetch_add(&s->count.commits, 1);
 	atomic_store(&s->count.last_commit_wall_ns, clock_wall_ns());
 	atomic_store(&s->count.last_commit_ns, clock_now_ns() - start_ns);
-	if (atomic_exchange(&s->commit_error, 0))
-		store_recovered(s, "commits work again");
+	atomic_store(&s->commit_error, 0);
+	health_clear(s, HEALTH_COMMIT, "commits work again");
 }
 
 static int commit_group(struct store *s, uint64_t txg)
@@ -277,7 +277,7 @@ static int commit_group(struct store *s, uint64_t txg)
 	if (r < 0) {
 		atomic_fetch_add(&s->count.failures, 1);
 		atomic_store(&s->commit_error, r);
-		store_set_health(s, STORE_DEGRADED, "cannot commit group %llu: %s; what was flushed is safe, the rest is kept in memory and retried",
+		health_set(s, HEALTH_COMMIT, "cannot commit group %llu: %s; what was flushed is safe, the rest is kept in memory and retried",
 			(unsigned long long)txg, strerror(-r));
 		return r;
 	}

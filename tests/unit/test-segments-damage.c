@@ -368,12 +368,13 @@ static void a_good_copy_heals_a_damaged_slot_and_a_wrong_one_does_not(void **sta
 	chunk_fill(e->known[81].seed, good[0]);
 	chunk_fill(e->known[84].seed, good[1]);
 	chunk_fill(999999, wrong);
-	const struct heal heals[] = {
-	        {e->known[81].loc, good[0]},
-	        {e->known[84].loc, good[1]},
-	        {e->known[82].loc, wrong},
+	struct heal heals[] = {
+	        {.loc = e->known[81].loc, .data = good[0]},
+	        {.loc = e->known[84].loc, .data = good[1]},
+	        {.loc = e->known[82].loc, .data = wrong},
 	};
 	assert_int_equal(segments_rewrite(e->ss, 1, &all, heals, 3, &written), 0);
+	assert_true(heals[0].used && heals[1].used && !heals[2].used);
 	assert_int_equal(env_commit(e), 0);
 	for (unsigned i = 80; i < 88; i++)
 		assert_int_equal(
@@ -382,7 +383,7 @@ static void a_good_copy_heals_a_damaged_slot_and_a_wrong_one_does_not(void **sta
 	struct heal more[8];
 	for (unsigned i = 0; i < 8; i++) {
 		chunk_fill(e->known[80 + i].seed, rest[i]);
-		more[i] = (struct heal){e->known[80 + i].loc, rest[i]};
+		more[i] = (struct heal){.loc = e->known[80 + i].loc, .data = rest[i]};
 	}
 	assert_int_equal(segments_rewrite(e->ss, 1, &all, more, 8, &written), 0);
 	assert_int_equal(env_commit(e), 0);
