@@ -309,6 +309,8 @@ int store_readv(struct image *img, uint64_t off, size_t len, struct readv *ret_r
 		c->n = 0;
 		ctx_put(c);
 		if (r == -EIO) {
+			store_set_health(s, STORE_DEGRADED, "image %llu cannot be read at %llu: damaged or unreadable (weir check --data tells all)",
+				(unsigned long long)img->id, (unsigned long long)off);
 			atomic_fetch_add_explicit(&s->count.damaged_reads, 1, memory_order_relaxed);
 			log_error("cannot read image %llu at %llu, %zu bytes: damaged or unreadable", (unsigned long long)img->id,
 				(unsigned long long)off, len);

@@ -11,6 +11,9 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -177,6 +180,11 @@ static void *index_main(void *arg)
 {
 	struct store *s = arg;
 	unsigned n_orphans = 0;
+
+	/* Foreground work first. */
+	(void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 10);
+	bufpool_warm(s->bufs, s->cfg.overlay_bytes, &s->stopping);
+	dedupe_warm(s->dedupe, &s->stopping);
 	const int r = dedupe_load(s->dedupe, s->cfg.io, INDEX_NAME, s->state.uuid, s->index_txg);
 
 	if (r < 0 && r != -ENOENT && r != -ESTALE)
