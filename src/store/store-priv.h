@@ -186,6 +186,7 @@ struct health {
 struct store {
 	struct store_config cfg;
 	struct store_state state; /* as committed; the txg thread's */
+	uint8_t uuid[16];         /* of the datastore; constant */
 	struct chunk_hasher hasher;
 
 	struct maps *maps;

@@ -151,7 +151,7 @@ static void *index_main(void *arg)
 
 	/* Foreground work first. */
 	(void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 10);
-	const int r = dedupe_load(s->dedupe, s->cfg.io, INDEX_NAME, s->state.uuid, s->index_txg);
+	const int r = dedupe_load(s->dedupe, s->cfg.io, INDEX_NAME, s->uuid, s->index_txg);
 
 	if (r < 0 && r != -ENOENT && r != -ESTALE)
 		log_warn("the saved dedupe index cannot be used (%s); rebuilding it", strerror(-r));
@@ -286,6 +286,7 @@ int store_open(const struct store_config *cfg, struct store **ret_store, struct 
 		goto fail;
 	}
 	chunk_hasher_init(&s->hasher, s->state.domain_key);
+	memcpy(s->uuid, s->state.uuid, sizeof(s->uuid));
 	s->index_txg = s->state.txg;
 	atomic_store(&s->txg.committed, s->state.txg);
 	atomic_store(&s->txg_open, s->state.txg + 1);
@@ -352,7 +353,7 @@ int store_close(struct store *s)
 			log_error("the last commit failed: %s; what was flushed is in the intent log", strerror(-r));
 	}
 	if (!s->cfg.read_only && r == 0 && index_whole) {
-		const int saved = dedupe_save(s->dedupe, s->cfg.io, INDEX_NAME, s->state.uuid, s->state.txg);
+		const int saved = dedupe_save(s->dedupe, s->cfg.io, INDEX_NAME, s->uuid, s->state.txg);
 		if (saved < 0)
 			log_warn("cannot save the dedupe index (%s); the next mount rebuilds it", strerror(-saved));
 	}
