@@ -4,7 +4,7 @@
 # usage: tests/run.sh [--sanitize] [--collide] [--plain] [-- MESON-TEST-ARGS...]
 #   (nothing)    the build in build/ and every test: what a user runs
 #   --sanitize   unit and fuzz tests under ASan + UBSan, unit tests under TSan
-#   --collide    unit tests of a build whose chunk hash has 16 bits, so that hashes collide
+#   --collide    unit and crash tests of a build whose chunk hash has 16 bits, so that hashes collide
 #   --plain      the ordinary run too, when one of the others is asked for
 #
 # The last line says how it went, 'N passed, N failed, N skipped', over all that was run; the exit
@@ -91,7 +91,7 @@ if ! packages_install $packages_build $packages_run $packages_test; then
 else
 	[ -z "$plain" ] || run_build build -- "$@"
 	[ -z "$collide" ] ||
-		run_build build-collide -Dhash_bits=16 -- --suite unit "$@"
+		run_build build-collide -Dhash_bits=16 -- --suite unit --suite crash "$@"
 	if [ -n "$sanitize" ]; then
 		# The sanitizers' bookkeeping confuses the compiler's flow warnings: not errors here.
 		export UBSAN_OPTIONS=halt_on_error=1:abort_on_error=1:print_stacktrace=1
