@@ -202,14 +202,15 @@ static int slot_write(struct store *s, uint64_t *slot, bool punched, unsigned of
 
 	if (len == CHUNK_SIZE && b && atomic_load_explicit(&b->refs, memory_order_acquire) != 1) {
 		/* All of it is replaced: no need to copy what others still read. */
-		bufpool_put(s->bufs, b);
-		*slot = SLOT_HOLE; /* never seen: we hold the shard lock and fill it in or fail */
-		b = NULL;
-	}
-	if (!b)
+		struct buf *old = b;
+		b = bufpool_get(s->bufs);
+		if (b)
+			bufpool_put(s->bufs, old);
+	} else if (!b) {
 		b = len == CHUNK_SIZE ? bufpool_get(s->bufs) : buf_partial(s, *slot, punched);
-	else
+	} else {
 		b = buf_own(s, b);
+	}
 	if (!b)
 		return -ENOMEM;
 	*slot = (uintptr_t)b;
