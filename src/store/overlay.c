@@ -607,6 +607,39 @@ uint64_t overlay_next_leaf(struct image *img, uint64_t leaf, bool holes)
 	return next;
 }
 
+/* Image lock held: the first leaf >= leaf with slots in either group. */
+static uint64_t slots_next(const struct image *img, uint64_t leaf)
+{
+	uint64_t next = IMAGE_CHUNKS_MAX / LEAF_CHUNKS;
+
+	for (unsigned g = 0; g < 2; g++)
+		for (const struct ov_leaf *l = img->groups[g].leaves; l; l = l->image_next)
+			if (l->index >= leaf)
+				next = MIN(next, l->index);
+	return next;
+}
+
+uint64_t overlay_skip_punched(struct image *img, uint64_t leaf, bool zero)
+{
+	const unsigned g = atomic_load(&img->store->txg_open) & 1;
+	const struct punches *active = &img->groups[g].punches, *frozen = &img->groups[!g].punches;
+	uint64_t next = leaf;
+
+	if (img->groups[0].n_punches == 0 && img->groups[1].n_punches == 0)
+		return leaf;
+	pthread_mutex_lock(&img->lock);
+	const struct punch *p = punches_find(active, leaf);
+	uint64_t until = p ? p->last : punches_next(active, leaf, true);
+	if (!p) {
+		p = punches_find(frozen, leaf);
+		until = p ? MIN(until, p->last) : leaf;
+	}
+	if (p && p->zero == zero)
+		next = MIN(until, slots_next(img, leaf));
+	pthread_mutex_unlock(&img->lock);
+	return next;
+}
+
 static void leaf_free(struct store *s, struct ov_leaf *l)
 {
 	for (unsigned i = 0; i < LEAF_CHUNKS; i++)
