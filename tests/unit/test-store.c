@@ -189,7 +189,7 @@ static void seeking_beside_a_commit_misses_nothing(void **state)
 	img = bed_image(&bed, 1);
 	bed_write(img, 7 * MIB, 4096, 2);
 	fake_meta_on_node_get(bed.meta, commit_meanwhile, NULL);
-	assert_int_equal(seek(img, MIB, false), 7 * MIB);
+	assert_int_equal(seek(img, 7 * MIB, false), 7 * MIB);
 	store_image_close(img);
 }
 
