@@ -170,29 +170,6 @@ static void seeking_past_what_was_truncated_takes_no_time(void **state)
 	store_image_close(img);
 }
 
-static void commit_meanwhile(void *arg, uint64_t id)
-{
-	fake_meta_on_node_get(bed.meta, NULL, NULL);
-	assert_int_equal(store_sync(bed.store), 0);
-}
-
-static void seeking_beside_a_commit_misses_nothing(void **state)
-{
-	struct image *img = bed_image(&bed, 1);
-
-	bed_write(img, 0, 4096, 1);
-	bed_write(img, 200 * MIB, 4096, 1); /* two levels of nodes: the first read tells of all leaves */
-	assert_int_equal(store_sync(bed.store), 0);
-	store_image_close(img);
-	assert_int_equal(store_close(bed.store), 0);
-	bed_open(&bed); /* nothing is cached */
-	img = bed_image(&bed, 1);
-	bed_write(img, 7 * MIB, 4096, 2);
-	fake_meta_on_node_get(bed.meta, commit_meanwhile, NULL);
-	assert_int_equal(seek(img, 7 * MIB, false), 7 * MIB);
-	store_image_close(img);
-}
-
 /* --- sharing --- */
 
 static void what_is_shared_stays_apart(void **state)
@@ -291,7 +268,6 @@ int main(void)
 		CASE(a_write_over_a_punched_leaf_keeps_the_zeros_around_it),
 		CASE(the_last_byte_of_the_largest_image_is_one_like_others),
 		CASE(seeking_past_what_was_truncated_takes_no_time),
-		CASE(seeking_beside_a_commit_misses_nothing),
 		CASE(what_is_shared_stays_apart),
 		CASE(a_partly_written_chunk_ends_a_share),
 		CASE(the_numbers_tell_what_was_done),
