@@ -229,14 +229,15 @@ static int slot_write(struct store *s, struct spares *sp, uint64_t *slot, bool p
 
 	if (len == CHUNK_SIZE && b && atomic_load_explicit(&b->refs, memory_order_acquire) != 1) {
 		/* All of it is replaced: no need to copy what others still read. */
-		bufpool_put(s->bufs, b);
-		*slot = SLOT_HOLE; /* never seen: we hold the shard lock and fill it in or fail */
-		b = NULL;
-	}
-	if (!b)
+		struct buf *old = b;
+		b = spare_or_new(s, sp);
+		if (b)
+			bufpool_put(s->bufs, old);
+	} else if (!b) {
 		b = len == CHUNK_SIZE ? spare_or_new(s, sp) : buf_partial(s, *slot, punched);
-	else
+	} else {
 		b = buf_own(s, b);
+	}
 	if (!b)
 		return -ENOMEM;
 	*slot = (uintptr_t)b;
@@ -634,6 +635,39 @@ uint64_t overlay_next_leaf(struct image *img, uint64_t leaf, bool holes)
 			if (l->index >= leaf)
 				next = MIN(next, l->index);
 	}
+	pthread_mutex_unlock(&img->lock);
+	return next;
+}
+
+/* Image lock held: the first leaf >= leaf with slots in either group. */
+static uint64_t slots_next(const struct image *img, uint64_t leaf)
+{
+	uint64_t next = IMAGE_CHUNKS_MAX / LEAF_CHUNKS;
+
+	for (unsigned g = 0; g < 2; g++)
+		for (const struct ov_leaf *l = img->groups[g].leaves; l; l = l->image_next)
+			if (l->index >= leaf)
+				next = MIN(next, l->index);
+	return next;
+}
+
+uint64_t overlay_skip_punched(struct image *img, uint64_t leaf, bool zero)
+{
+	const unsigned g = atomic_load(&img->store->txg_open) & 1;
+	const struct punches *active = &img->groups[g].punches, *frozen = &img->groups[!g].punches;
+	uint64_t next = leaf;
+
+	if (img->groups[0].n_punches == 0 && img->groups[1].n_punches == 0)
+		return leaf;
+	pthread_mutex_lock(&img->lock);
+	const struct punch *p = punches_find(active, leaf);
+	uint64_t until = p ? p->last : punches_next(active, leaf, true);
+	if (!p) {
+		p = punches_find(frozen, leaf);
+		until = p ? MIN(until, p->last) : leaf;
+	}
+	if (p && p->zero == zero)
+		next = MIN(until, slots_next(img, leaf));
 	pthread_mutex_unlock(&img->lock);
 	return next;
 }

@@ -456,19 +456,20 @@ static int leaf_states(struct image *img, uint64_t leaf, bool ret_data[LEAF_CHUN
 	return r;
 }
 
-/* The first leaf >= leaf that may hold what is looked for. */
+/*
+ * The first leaf >= leaf that may hold what is looked for.  The overlay is asked first: what it does
+ * not have any more by then, the map has.
+ */
 static int seek_leaf(struct image *img, uint64_t leaf, bool hole, uint64_t *ret_leaf)
 {
-	uint64_t chunk;
+	const uint64_t from = overlay_skip_punched(img, leaf, hole);
+	const uint64_t dirty = overlay_next_leaf(img, from, hole);
+	uint64_t chunk = IMAGE_CHUNKS_MAX;
+	const int r = from < IMAGE_CHUNKS_MAX / LEAF_CHUNKS ? map_next(img->map, from * LEAF_CHUNKS, hole, &chunk) : 0;
 
-	if (hole) { /* holes are found leaf by leaf where the overlay has a say */
-		*ret_leaf = leaf;
-		return 0;
-	}
-	const int r = map_next(img->map, leaf * LEAF_CHUNKS, false, &chunk);
 	if (r < 0)
 		return r;
-	*ret_leaf = MIN(chunk / LEAF_CHUNKS, overlay_next_leaf(img, leaf, true));
+	*ret_leaf = MIN(chunk / LEAF_CHUNKS, dirty);
 	return 0;
 }
 

@@ -267,6 +267,8 @@ bool overlay_clean(struct image *img);
  * IMAGE_CHUNKS_MAX / LEAF_CHUNKS when there is none.
  */
 uint64_t overlay_next_leaf(struct image *img, uint64_t leaf, bool holes);
+/* The first leaf >= leaf that is not wholly a hole (zero: zeros) by a punched range; a hint, to save time. */
+uint64_t overlay_skip_punched(struct image *img, uint64_t leaf, bool zero);
 /* Drops the frozen group's content; it is committed. */
 void overlay_release(struct store *s, unsigned g);
 /* Copies the valid bytes of b over dst (CHUNK_SIZE). */

@@ -26,6 +26,7 @@ struct model_image {
 struct model {
 	struct rng rng;
 	struct store *store;
+	uint64_t first_image;
 	struct model_image images[MODEL_IMAGES];
 	uint8_t *buf;
 	char op[160];
@@ -49,11 +50,12 @@ static size_t first_difference(const uint8_t *a, const uint8_t *b)
 	return i;
 }
 
-void model_create(uint64_t seed, struct model **ret_model)
+void model_create_at(uint64_t seed, uint64_t first_image, struct model **ret_model)
 {
 	struct model *m = calloc(1, sizeof(*m));
 
-	m->rng = rng_fork(seed, 0);
+	m->rng = rng_fork(seed, first_image - MODEL_FIRST_IMAGE);
+	m->first_image = first_image;
 	m->buf = malloc(MODEL_BYTES);
 	for (unsigned i = 0; i < MODEL_IMAGES; i++) {
 		m->images[i].durable = calloc(1, MODEL_BYTES);
@@ -61,6 +63,11 @@ void model_create(uint64_t seed, struct model **ret_model)
 		m->images[i].tail = &m->images[i].head;
 	}
 	*ret_model = m;
+}
+
+void model_create(uint64_t seed, struct model **ret_model)
+{
+	model_create_at(seed, MODEL_FIRST_IMAGE, ret_model);
 }
 
 static void forget_changes(struct model_image *mi)
@@ -89,7 +96,7 @@ int model_attach(struct model *m, struct store *s)
 {
 	m->store = s;
 	for (unsigned i = 0; i < MODEL_IMAGES; i++) {
-		const int r = store_image_open(s, MODEL_FIRST_IMAGE + i, &m->images[i].handle);
+		const int r = store_image_open(s, m->first_image + i, &m->images[i].handle);
 		if (r < 0) {
 			model_detach(m);
 			return r;
@@ -247,7 +254,7 @@ static int do_delete(struct model *m, unsigned i)
 	if (r < 0)
 		return r;
 	store_enter(m->store);
-	r = store_image_delete(m->store, MODEL_FIRST_IMAGE + i);
+	r = store_image_delete(m->store, m->first_image + i);
 	store_leave(m->store);
 	if (r == 0) {
 		acknowledge(&m->images[i], 0, MODEL_BYTES, NULL);

@@ -21,6 +21,8 @@ struct model;
 extern char model_context[80];
 
 void model_create(uint64_t seed, struct model **ret_model);
+/* Several models may work on one store, each in a thread of its own, with images of its own. */
+void model_create_at(uint64_t seed, uint64_t first_image, struct model **ret_model);
 void model_free(struct model *m);
 
 /* The store under test was opened. */

@@ -8,10 +8,14 @@
  *	kill    the process is killed: the page cache survives
  *	faults  reads, writes and syncs fail at random, then no more
  *	full    the disk is full at times
+ *	threads the power goes while several threads write, flush, read and collect, each in images of its own;
+ *		a read-only mount of what is left says the same as the one that recovers
  * After each crash a mount must need no help, and every image must be a prefix of its acknowledged
  * changes that contains all flushed ones.
  */
 #include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -22,15 +26,17 @@
 #include "sim/iosim.h"
 
 #define LOG_BYTES (16u << 20)
+#define OTHERS    3u
 
 struct bed {
 	struct iosim *sim;
 	struct meta *meta;
 	struct store *store;
 	struct model *model;
+	struct model *others[OTHERS]; /* mode threads: one for each further thread */
 	struct rng rng;
 	uint64_t seed;
-	bool threads;
+	bool threads, read_only;
 };
 
 static void fail(const char *what, int r, const struct errmsg *em)
@@ -63,9 +69,25 @@ static void bed_make(struct bed *b, uint64_t seed)
 	model_create(seed, &b->model);
 }
 
+static void bed_detach(struct bed *b)
+{
+	model_detach(b->model);
+	for (unsigned i = 0; i < OTHERS && b->others[i]; i++)
+		model_detach(b->others[i]);
+}
+
+static int bed_attach(struct bed *b)
+{
+	int r = model_attach(b->model, b->store);
+
+	for (unsigned i = 0; r == 0 && i < OTHERS && b->others[i]; i++)
+		r = model_attach(b->others[i], b->store);
+	return r;
+}
+
 static int bed_open(struct bed *b, struct errmsg *em)
 {
-	int r = meta_open(iosim_io(b->sim), false, &b->meta, em);
+	int r = meta_open(iosim_io(b->sim), b->read_only, &b->meta, em);
 
 	if (r < 0)
 		return r;
@@ -79,18 +101,17 @@ static int bed_open(struct bed *b, struct errmsg *em)
 		.threads = b->threads ? 3 : 1,
 		.txg_ns = 20000000,
 		.reserve_bytes = 1u << 20,
+		.read_only = b->read_only,
 		.manual = !b->threads,
 	};
 	r = store_open(&cfg, &b->store, em);
-	if (r == 0)
-		r = model_attach(b->model, b->store);
-	return r;
+	return r < 0 ? r : bed_attach(b);
 }
 
 /* What is left of the process goes. */
 static void bed_kill(struct bed *b)
 {
-	model_detach(b->model);
+	bed_detach(b);
 	store_abandon(b->store);
 	meta_close(b->meta);
 	b->store = NULL;
@@ -99,7 +120,7 @@ static void bed_kill(struct bed *b)
 
 static void bed_close(struct bed *b)
 {
-	model_detach(b->model);
+	bed_detach(b);
 	const int r = store_close(b->store);
 	meta_close(b->meta);
 	b->store = NULL;
@@ -110,6 +131,8 @@ static void bed_close(struct bed *b)
 static void bed_free(struct bed *b)
 {
 	model_free(b->model);
+	for (unsigned i = 0; i < OTHERS && b->others[i]; i++)
+		model_free(b->others[i]);
 	iosim_free(b->sim);
 }
 
@@ -278,6 +301,145 @@ static void mode_sweep(struct bed *b)
 	printf("%llu steps\n", (unsigned long long)step);
 }
 
+/* --- threads --- */
+
+struct crew {
+	struct bed *bed;
+	struct model *model;
+	unsigned n;
+	int result;
+	_Atomic bool *done;
+};
+
+static void *crew_main(void *arg)
+{
+	struct crew *c = arg;
+
+	for (unsigned i = 0; c->result == 0 && i < c->n; i++)
+		c->result = model_step(c->model);
+	return NULL;
+}
+
+/* Looks at everything, of images that others change. */
+static void *looker_main(void *arg)
+{
+	struct crew *c = arg;
+	struct rng rng = rng_fork(c->bed->seed, 99);
+	struct store *s = c->bed->store;
+	uint8_t *buf = malloc(MODEL_BYTES);
+
+	while (c->result == 0 && !*c->done) {
+		const uint64_t id = MODEL_FIRST_IMAGE + rng_below(&rng, MODEL_IMAGES * (OTHERS + 1));
+		const uint64_t off = rng_below(&rng, MODEL_BYTES), len = rng_below(&rng, MODEL_BYTES - off);
+		struct image_stats is;
+		struct store_stats st;
+		struct image *img;
+		uint64_t found;
+		c->result = store_image_open(s, id, &img);
+		if (c->result < 0)
+			break;
+		c->result = store_read(img, off, buf, len);
+		if (c->result == 0)
+			c->result = store_seek(img, off, rng_below(&rng, 2), &found);
+		if (c->result == 0)
+			c->result = store_allocated(img, &found);
+		store_image_close(img);
+		if (c->result == 0 && rng_below(&rng, 8) == 0)
+			c->result = store_image_stats(s, &id, 1, true, NULL, NULL, &is);
+		if (c->result == 0 && rng_below(&rng, 4) == 0)
+			c->result = store_flush(s, NULL);
+		store_stats_get(s, &st);
+	}
+	free(buf);
+	return NULL;
+}
+
+/* All work until something fails; the first error. */
+static int crew_work(struct bed *b, unsigned n)
+{
+	struct crew crew[OTHERS + 2];
+	pthread_t threads[OTHERS + 2];
+	_Atomic bool done = false;
+	int r = 0;
+
+	for (unsigned i = 0; i < OTHERS + 2; i++) {
+		crew[i] = (struct crew){b, i == 0 ? b->model : i <= OTHERS ? b->others[i - 1] : NULL, n, 0, &done};
+		must("thread", -pthread_create(&threads[i], NULL, i <= OTHERS ? crew_main : looker_main, &crew[i]), NULL);
+	}
+	for (unsigned i = 0; i < OTHERS + 2; i++) {
+		done = i > OTHERS;
+		pthread_join(threads[i], NULL);
+		if (r == 0)
+			r = crew[i].result;
+		if (crew[i].result < 0 && !iosim_is_off(b->sim))
+			fail(i <= OTHERS ? model_last_op(crew[i].model) : "looking", crew[i].result, NULL);
+	}
+	return r;
+}
+
+static int crew_recovered(struct bed *b)
+{
+	int r = model_recovered(b->model);
+
+	for (unsigned i = 0; r == 0 && i < OTHERS; i++)
+		r = model_recovered(b->others[i]);
+	return r;
+}
+
+static void crew_verify(struct bed *b)
+{
+	model_verify(b->model);
+	for (unsigned i = 0; i < OTHERS; i++)
+		model_verify(b->others[i]);
+}
+
+/* What a read-only mount finds is what the models go on from; so the next one must find the same. */
+static void look_read_only(struct bed *b)
+{
+	const uint64_t steps = iosim_steps(b->sim);
+
+	b->read_only = true;
+	bed_open_whole(b);
+	must("read of a read-only mount", crew_recovered(b), NULL);
+	bed_kill(b);
+	b->read_only = false;
+	if (iosim_steps(b->sim) != steps)
+		fail("a read-only mount wrote", -EROFS, NULL);
+}
+
+static void mode_threads(struct bed *b)
+{
+	b->threads = true;
+	for (unsigned i = 0; i < OTHERS; i++)
+		model_create_at(b->seed, MODEL_FIRST_IMAGE + (i + 1) * MODEL_IMAGES, &b->others[i]);
+	for (unsigned round = 0; round < 3; round++) {
+		struct errmsg em = {{0}};
+		if (round > 0 && rng_below(&b->rng, 2))
+			look_read_only(b);
+		iosim_crash_at(b->sim, iosim_steps(b->sim) + 1 + rng_below(&b->rng, round == 2 ? 60 : 600));
+		int r = bed_open(b, &em);
+		if (r == 0)
+			r = crew_recovered(b);
+		if (r == 0)
+			r = crew_work(b, 120);
+		if (r == 0)
+			iosim_power_off(b->sim);
+		else if (!iosim_is_off(b->sim))
+			fail("open", r, &em);
+		bed_kill(b);
+		iosim_crash(b->sim, rng_below(&b->rng, 3) ? IOSIM_RANDOM : IOSIM_KEEP, rng_next(&b->rng));
+	}
+	bed_open_whole(b);
+	must("read after recovery", crew_recovered(b), NULL);
+	must("work", crew_work(b, 60), NULL);
+	crew_verify(b);
+	must("sync", model_sync(b->model), NULL);
+	bed_close(b);
+	bed_open_whole(b);
+	crew_verify(b);
+	bed_close(b);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(struct bed *b);
@@ -289,6 +451,7 @@ static const struct {
 	{"faults", mode_faults, 40},
 	{"full", mode_full, 12},
 	{"sweep", mode_sweep, 1},
+	{"threads", mode_threads, 6},
 };
 
 int main(int argc, char **argv)
@@ -311,6 +474,6 @@ int main(int argc, char **argv)
 		printf("%s: %u runs from seed %llu: nothing lost\n", modes[i].name, runs, (unsigned long long)seed);
 		return 0;
 	}
-	fprintf(stderr, "usage: test-crash model|power|kill|faults|full|sweep [SEED [RUNS]]\n");
+	fprintf(stderr, "usage: test-crash model|power|kill|faults|full|sweep|threads [SEED [RUNS]]\n");
 	return 2;
 }
