@@ -21,6 +21,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -299,6 +300,9 @@ static int daemon_run(struct daemon *d, struct errmsg *em)
 
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, NULL); /* and of all threads to come */
+	/* An arena a thread, each keeping what it once needed, would cost more than all else together. */
+	mallopt(M_ARENA_MAX, 2);
+	mallopt(M_MMAP_THRESHOLD, 256 << 10);
 	/*
 	 * The kernel may write to our mount to get memory for our own allocations; with this it
 	 * does not wait for us.  Not every user may say so.

@@ -15,8 +15,8 @@
 
 #include "base/log.h"
 
-#define WRITER_CACHE_KIB 12288
-#define READER_CACHE_KIB 1024
+#define WRITER_CACHE_KIB 6144
+#define READER_CACHE_KIB 512
 #define BUSY_TIMEOUT_MS  10000
 #define WAL_KEEP_BYTES   (64u << 20) /* a longer WAL is cut when it starts over */
 

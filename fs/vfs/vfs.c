@@ -11,20 +11,20 @@
  * The engine calls vfs_collect_rows with the gate closed, that is, after everybody inside has
  * left and while newcomers wait.  It takes state locks only; so nobody may hold a state lock while
  * entering the gate, and nobody who holds one may wait for anything but the locks below it.
- *Operation locks are never taken in there, hence they may be held at the gate: that lets an
- *operation do its reading (names, rows, holes), which may touch the disk, before it enters, and
- *keeps the time inside short.
+ * Operation locks are never taken in there, hence they may be held at the gate: that lets an
+ * operation do its reading (names, rows, holes), which may touch the disk, before it enters, and
+ * keeps the time inside short.
  *
  * What a crash does.  Each change is inside one gate section, so it is in one transaction group, or
  * one batch of the log, as a whole.  Sizes and times that writes change are put as rows when a
- *group is frozen or that file is flushed, at the instant at which its content is captured too: so a
- *file's size never becomes durable without its content, nor the other way round.
+ * group is frozen or that file is flushed, at the instant at which its content is captured too: so a
+ * file's size never becomes durable without its content, nor the other way round.
  *
  * Hence rows of regular files are put by the collector only.  A chmod() that put a row at once
- *would carry a size along: the present one would become durable before its content when somebody
- *else flushes, an older one would undo what a group has committed meanwhile.  The exception is the
- *link count, which must be durable with the names that it counts: link() and unlink() of one name
- *among several flush the file first (vnode_settle).
+ * would carry a size along: the present one would become durable before its content when somebody
+ * else flushes, an older one would undo what a group has committed meanwhile.  The exception is the
+ * link count, which must be durable with the names that it counts: link() and unlink() of one name
+ * among several flush the file first (vnode_settle).
  */
 #include "fs/vfs/vnode.h"
 

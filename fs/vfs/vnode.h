@@ -22,8 +22,11 @@
  *	refs            atomic; from 0 to 1 and from 1 to 0 only under the shard's lock
  *	state           atomic; written once, by the thread that loads, holding lock
  *	io              (is a lock) content against size: writers shared; truncate, fallocate, copy
- *exclusive size            written under lock and io; read by anyone attr, dirty, frozen_txg, img,
- *img_users    lock (dirty is also peeked at without it) dirty_prev/next vfs.dirty_lock
+ *	                exclusive
+ *	size            written under lock and io; read by anyone
+ *	attr, dirty, frozen_txg, img, img_users
+ *	                lock (dirty is also peeked at without it)
+ *	dirty_prev/next vfs.dirty_lock
  *	atime_due_ns, xattr_none       atomic hints
  */
 struct vnode {

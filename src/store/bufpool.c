@@ -9,7 +9,8 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <sys/mman.h>
+
+#include "store/hugemem.h"
 
 #define NO_BUF UINT32_MAX
 
@@ -20,13 +21,6 @@ struct bufpool {
 	uint32_t n_bufs, n_touched, free_head;
 	_Atomic uint64_t n_used;
 };
-
-static void *map_reserve(size_t len)
-{
-	const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, flags, -1, 0);
-	return p == MAP_FAILED ? NULL : p;
-}
 
 int bufpool_create(uint64_t bytes_max, struct bufpool **ret_pool)
 {
@@ -40,14 +34,16 @@ int bufpool_create(uint64_t bytes_max, struct bufpool **ret_pool)
 	pthread_mutex_init(&p->lock, NULL);
 	p->n_bufs = (uint32_t)n;
 	p->free_head = NO_BUF;
-	p->bufs = map_reserve(n * sizeof(*p->bufs));
-	p->arena = map_reserve(n * CHUNK_SIZE);
-	if (!p->bufs || !p->arena) {
+	void *mem = NULL;
+	int r = hugemem_alloc(n * sizeof(*p->bufs), &mem);
+	p->bufs = r == 0 ? mem : NULL;
+	if (r == 0)
+		r = hugemem_alloc(n * CHUNK_SIZE, &mem);
+	p->arena = r == 0 ? mem : NULL;
+	if (r < 0) {
 		bufpool_free(p);
-		return -ENOMEM;
+		return r;
 	}
-	/* Advice only: fewer page faults on the write path. */
-	(void)madvise(p->arena, n * CHUNK_SIZE, MADV_HUGEPAGE);
 	*ret_pool = p;
 	return 0;
 }
@@ -57,19 +53,17 @@ void bufpool_free(struct bufpool *p)
 	if (!p)
 		return;
 	ASSERT(p->n_used == 0);
-	if (p->bufs)
-		munmap(p->bufs, p->n_bufs * sizeof(*p->bufs));
-	if (p->arena)
-		munmap(p->arena, (size_t)p->n_bufs * CHUNK_SIZE);
+	hugemem_free(p->bufs, p->n_bufs * sizeof(*p->bufs));
+	hugemem_free(p->arena, (uint64_t)p->n_bufs * CHUNK_SIZE);
 	pthread_mutex_destroy(&p->lock);
 	free(p);
 }
 
-struct buf *bufpool_get(struct bufpool *p)
+/* With the lock. */
+static struct buf *take(struct bufpool *p)
 {
 	struct buf *b = NULL;
 
-	pthread_mutex_lock(&p->lock);
 	if (p->free_head != NO_BUF) {
 		b = &p->bufs[p->free_head];
 		p->free_head = b->next_free;
@@ -78,14 +72,36 @@ struct buf *bufpool_get(struct bufpool *p)
 		b->data = p->arena + (size_t)p->n_touched * CHUNK_SIZE;
 		p->n_touched++;
 	}
-	pthread_mutex_unlock(&p->lock);
-	if (!b)
-		return NULL;
-	atomic_store_explicit(&b->refs, 1, memory_order_relaxed);
-	b->valid = NULL;
-	b->base = 0;
-	atomic_fetch_add_explicit(&p->n_used, 1, memory_order_relaxed);
 	return b;
+}
+
+unsigned bufpool_get_many(struct bufpool *p, unsigned n, struct buf **ret_bufs)
+{
+	unsigned got = 0;
+
+	pthread_mutex_lock(&p->lock);
+	while (got < n && (ret_bufs[got] = take(p)) != NULL)
+		got++;
+	pthread_mutex_unlock(&p->lock);
+	for (unsigned i = 0; i < got; i++) {
+		atomic_store_explicit(&ret_bufs[i]->refs, 1, memory_order_relaxed);
+		ret_bufs[i]->valid = NULL;
+		ret_bufs[i]->base = 0;
+	}
+	atomic_fetch_add_explicit(&p->n_used, got, memory_order_relaxed);
+	return got;
+}
+
+struct buf *bufpool_get(struct bufpool *p)
+{
+	struct buf *b;
+
+	return bufpool_get_many(p, 1, &b) ? b : NULL;
+}
+
+void bufpool_warm(struct bufpool *p, uint64_t bytes, const _Atomic bool *stop)
+{
+	hugemem_warm(p->arena, MIN(bytes, (uint64_t)p->n_bufs * CHUNK_SIZE), stop);
 }
 
 void buf_ref(struct buf *b)

@@ -34,8 +34,15 @@ void bufpool_free(struct bufpool *p); /* accepts NULL; no buffer may be in use *
 
 /* One reference; data undefined, valid NULL, base 0.  NULL when the pool is exhausted. */
 struct buf *bufpool_get(struct bufpool *p);
+/* The same for n of them at once; how many there were. */
+unsigned bufpool_get_many(struct bufpool *p, unsigned n, struct buf **ret_bufs);
 void buf_ref(struct buf *b);
 /* Drops a reference; the last one gives the buffer back. */
 void bufpool_put(struct bufpool *p, struct buf *b);
+/*
+ * Has the memory of the first bytes ready, so that the first burst of writes does not pay for clearing it; a
+ * slice at a time, until *stop.  Advice: nothing fails.
+ */
+void bufpool_warm(struct bufpool *p, uint64_t bytes, const _Atomic bool *stop);
 /* Bytes in buffers now. */
 uint64_t bufpool_used(const struct bufpool *p);

@@ -39,6 +39,13 @@ struct worker {
 	uint8_t *gather;  /* WINDOW_CHUNKS chunks */
 	uint8_t *packed;  /* room for the same */
 	uint8_t *filled;  /* one chunk, for partial writes */
+	/* The leaf under way: what its whole chunks hold, and where that may be stored already. */
+	struct hash128 leaf_hashes[LEAF_CHUNKS];
+	uint64_t leaf_locs[LEAF_CHUNKS][DEDUPE_CANDIDATES];
+	uint8_t leaf_n_locs[LEAF_CHUNKS];
+	bool leaf_whole[LEAF_CHUNKS]; /* wholly written, and not zero */
+	uint64_t wanted[LEAF_CHUNKS]; /* first candidates that the cache does not have */
+	unsigned n_wanted;
 };
 
 struct commit_pool {
@@ -104,15 +111,53 @@ static bool candidate_matches(struct store *s, uint64_t loc, struct hash128 hash
 }
 
 /* A map entry that shares an existing chunk; 0 when there is none. */
-static uint64_t find_duplicate(struct store *s, struct hash128 hash, const uint8_t *data)
+static uint64_t find_duplicate(struct store *s, struct hash128 hash, const uint8_t *data, const uint64_t *locs,
+	unsigned n)
 {
-	uint64_t locs[DEDUPE_CANDIDATES];
-	const unsigned n = dedupe_lookup(s->dedupe, hash, locs);
-
 	for (unsigned i = 0; i < n; i++)
 		if (candidate_matches(s, locs[i], hash, data))
 			return entry_data(locs[i], hash_check(hash));
 	return 0;
+}
+
+static void cache_frame(void *arg, uint64_t loc, unsigned n, const uint8_t *chunks, const struct hash128 *hashes)
+{
+	struct store *s = arg;
+
+	(void)hashes;
+	for (unsigned i = 0; i < n; i++)
+		cache_insert(s->cache, loc + i, chunks + (size_t)i * CHUNK_SIZE, NULL);
+}
+
+/*
+ * Hashes the leaf's whole chunks, looks all of them up, and brings the likely duplicates into the
+ * cache with as few reads as their segments allow; comparing finds them there.  What fails here
+ * is met again, and answered, by candidate_matches().
+ */
+static void leaf_look_up(struct worker *w, const struct ov_leaf *l)
+{
+	struct store *s = w->store;
+
+	w->n_wanted = 0;
+	for (unsigned i = 0; i < LEAF_CHUNKS; i++) {
+		const struct buf *b = slot_is_buf(l->slots[i]) ? slot_buf(l->slots[i]) : NULL;
+		w->leaf_whole[i] = b && !b->valid && !chunk_is_zero(b->data);
+		if (!w->leaf_whole[i])
+			continue;
+		w->leaf_hashes[i] = chunk_hash(&s->hasher, b->data);
+		dedupe_prefetch(s->dedupe, w->leaf_hashes[i]);
+	}
+	for (unsigned i = 0; i < LEAF_CHUNKS; i++) {
+		w->leaf_n_locs[i] = 0;
+		if (!w->leaf_whole[i])
+			continue;
+		w->leaf_n_locs[i] = (uint8_t)dedupe_lookup(s->dedupe, w->leaf_hashes[i], w->leaf_locs[i]);
+		const uint64_t loc = w->leaf_locs[i][0];
+		if (w->leaf_n_locs[i] > 0 && !cache_peek(s->cache, loc) && segments_present(s->segments, loc))
+			w->wanted[w->n_wanted++] = loc;
+	}
+	if (w->n_wanted > 1)
+		(void)!segments_read(s->segments, w->wanted, w->n_wanted, cache_frame, s);
 }
 
 /* --- windows --- */
@@ -191,17 +236,15 @@ static int buf_fill(struct worker *w, const struct ov_leaf *l, unsigned i, const
 	return 0;
 }
 
-static int chunk_store(struct worker *w, struct ov_leaf *l, unsigned i, const uint8_t *data)
+static int chunk_store(struct worker *w, struct ov_leaf *l, unsigned i, const uint8_t *data, struct hash128 hash,
+	const uint64_t *locs, unsigned n_locs)
 {
 	struct store *s = w->store;
+	uint64_t found[DEDUPE_CANDIDATES];
+	uint64_t entry = find_duplicate(s, hash, data, locs, n_locs);
 
-	if (chunk_is_zero(data)) {
-		l->entries[i] = ENTRY_ZERO;
-		atomic_fetch_add_explicit(&s->count.chunks_zero, 1, memory_order_relaxed);
-		return 0;
-	}
-	const struct hash128 hash = chunk_hash(&s->hasher, data);
-	const uint64_t entry = find_duplicate(s, hash, data);
+	if (!entry && n_locs == 0) /* stored since, by another worker or a window of this leaf? */
+		entry = find_duplicate(s, hash, data, found, dedupe_lookup(s->dedupe, hash, found));
 	if (entry) {
 		l->entries[i] = entry;
 		atomic_fetch_add_explicit(&s->count.dedupe_hits, 1, memory_order_relaxed);
@@ -212,6 +255,28 @@ static int chunk_store(struct worker *w, struct ov_leaf *l, unsigned i, const ui
 	memcpy(w->gather + (size_t)w->n * CHUNK_SIZE, data, CHUNK_SIZE);
 	w->n++;
 	return 0;
+}
+
+static int zero_store(struct worker *w, struct ov_leaf *l, unsigned i)
+{
+	l->entries[i] = ENTRY_ZERO;
+	atomic_fetch_add_explicit(&w->store->count.chunks_zero, 1, memory_order_relaxed);
+	return 0;
+}
+
+static int partial_store(struct worker *w, struct ov_leaf *l, unsigned i, const struct buf *b)
+{
+	uint64_t locs[DEDUPE_CANDIDATES];
+	const int r = buf_fill(w, l, i, b);
+
+	if (r == -EUCLEAN)
+		return 0; /* said so; the damaged entry stays, reads of it keep failing */
+	if (r < 0)
+		return r;
+	if (chunk_is_zero(w->filled))
+		return zero_store(w, l, i);
+	const struct hash128 hash = chunk_hash(&w->store->hasher, w->filled);
+	return chunk_store(w, l, i, w->filled, hash, locs, dedupe_lookup(w->store->dedupe, hash, locs));
 }
 
 static int slot_store(struct worker *w, struct ov_leaf *l, unsigned i)
@@ -229,12 +294,11 @@ static int slot_store(struct worker *w, struct ov_leaf *l, unsigned i)
 		return 0;
 	}
 	const struct buf *b = slot_buf(slot);
-	if (!b->valid)
-		return chunk_store(w, l, i, b->data);
-	const int r = buf_fill(w, l, i, b);
-	if (r == -EUCLEAN)
-		return 0; /* said so; the damaged entry stays, reads of it keep failing */
-	return r < 0 ? r : chunk_store(w, l, i, w->filled);
+	if (b->valid)
+		return partial_store(w, l, i, b);
+	if (!w->leaf_whole[i])
+		return zero_store(w, l, i);
+	return chunk_store(w, l, i, b->data, w->leaf_hashes[i], w->leaf_locs[i], w->leaf_n_locs[i]);
 }
 
 static int leaf_store(struct worker *w, uint64_t txg, struct ov_leaf *l)
@@ -247,6 +311,7 @@ static int leaf_store(struct worker *w, uint64_t txg, struct ov_leaf *l)
 		return -ENOMEM;
 	for (unsigned i = 0; i < LEAF_CHUNKS; i++)
 		l->entries[i] = MAP_KEEP;
+	leaf_look_up(w, l);
 	for (unsigned i = 0; r == 0 && i < LEAF_CHUNKS; i += WINDOW_CHUNKS) {
 		w->n = 0;
 		for (unsigned k = i; r == 0 && k < i + WINDOW_CHUNKS; k++)

@@ -38,6 +38,11 @@ void hints_release(struct hint_table *t)
 	t->words = NULL;
 }
 
+void hints_warm(struct hint_table *t, const _Atomic bool *stop)
+{
+	hugemem_warm((void *)t->words, table_bytes(t), stop);
+}
+
 uint64_t hints_resident_bytes(const struct hint_table *t)
 {
 	return hugemem_resident((void *)t->words, table_bytes(t));

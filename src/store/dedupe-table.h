@@ -41,6 +41,7 @@ static inline bool hint_valid(uint64_t word)
 /* n_buckets: 1..HINT_BUCKETS_MAX.  The memory is touched as it is used. */
 int hints_init(struct hint_table *t, uint64_t n_buckets) MUST_CHECK;
 void hints_release(struct hint_table *t); /* also when it is all zero */
+void hints_warm(struct hint_table *t, const _Atomic bool *stop);
 uint64_t hints_resident_bytes(const struct hint_table *t);
 /* How many hints there are; about right while inserts race. */
 uint64_t hints_count(const struct hint_table *t);

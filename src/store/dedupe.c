@@ -53,6 +53,11 @@ struct dedupe {
 	_Atomic uint64_t lookups, hits_window, hits_sample;
 };
 
+void dedupe_warm(struct dedupe *d, const _Atomic bool *stop)
+{
+	hints_warm(&d->window, stop);
+}
+
 static bool hash_sampled(struct hash128 hash)
 {
 	return (hash.lo & SAMPLE_MASK) == 0;
@@ -156,6 +161,11 @@ static unsigned sample_lookup(
 			dedupe_remove(d, hash, samples[i]);
 	const unsigned n = hints_find(&d->neighbours, hash, ret_locs, 0, DEDUPE_CANDIDATES);
 	return hints_find(&d->sample, hash, ret_locs, n, DEDUPE_CANDIDATES);
+}
+
+void dedupe_prefetch(struct dedupe *d, struct hash128 hash)
+{
+	hints_prefetch(&d->window, hash);
 }
 
 unsigned dedupe_lookup(struct dedupe *d, struct hash128 hash, uint64_t ret_locs[DEDUPE_CANDIDATES])

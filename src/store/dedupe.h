@@ -13,6 +13,8 @@
  */
 #pragma once
 
+#include <stdatomic.h>
+
 #include "base/io.h"
 #include "store/chunk.h"
 
@@ -35,11 +37,16 @@ int dedupe_create(
         uint64_t limit_bytes, dedupe_list_fn *list, void *arg, struct dedupe **ret_idx) MUST_CHECK;
 void dedupe_free(struct dedupe *d);
 
+/* Has the memory of the window ready (hugemem_warm): inserts touch all of it soon, at random. */
+void dedupe_warm(struct dedupe *d, const _Atomic bool *stop);
+
 /*
  * Candidate locations, most likely first; returns how many.  May call list() (which reads a
  * footer) on a sample hit.
  */
 unsigned dedupe_lookup(struct dedupe *d, struct hash128 hash, uint64_t ret_locs[DEDUPE_CANDIDATES]);
+/* Begins to fetch from RAM what looking this hash up will need. */
+void dedupe_prefetch(struct dedupe *d, struct hash128 hash);
 void dedupe_insert(struct dedupe *d, struct hash128 hash, uint64_t loc);
 /* A candidate turned out wrong for good (its slot is dead, damaged or its segment gone). */
 void dedupe_remove(struct dedupe *d, struct hash128 hash, uint64_t loc);

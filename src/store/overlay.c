@@ -63,16 +63,18 @@ static struct ov_leaf *leaf_get(struct group *grp, unsigned g, unsigned bucket, 
 	return l;
 }
 
-/* Shard lock held: a flush must take this chunk. */
-static void leaf_unlogged(struct ov_leaf *l, unsigned g, unsigned i)
+/* Shard lock held: a flush must take chunks [i, i + n). */
+static void leaf_unlogged(struct ov_leaf *l, unsigned g, unsigned i, unsigned n)
 {
 	struct image_group *ig = &l->image->groups[g];
-	const uint64_t bit = 1ull << (i % 64);
+	unsigned fresh = 0;
 
-	if (!(l->unlogged[i / 64] & bit)) {
+	for (; n > 0; i++, n--) {
+		const uint64_t bit = 1ull << (i % 64);
+		fresh += !(l->unlogged[i / 64] & bit);
 		l->unlogged[i / 64] |= bit;
-		atomic_fetch_add_explicit(&ig->unlogged_bytes, CHUNK_SIZE, memory_order_relaxed);
 	}
+	atomic_fetch_add_explicit(&ig->unlogged_bytes, (uint64_t)fresh * CHUNK_SIZE, memory_order_relaxed);
 	if (l->on_unlogged)
 		return;
 	pthread_mutex_lock(&l->image->lock);
@@ -195,8 +197,33 @@ static struct buf *buf_partial(struct store *s, uint64_t slot, bool punched)
 	return b;
 }
 
+/* Buffers taken in advance for a write's whole chunks: one trip to the pool instead of hundreds. */
+struct spares {
+	struct buf *v[LEAF_CHUNKS];
+	unsigned n;
+};
+
+static void spares_take(struct store *s, struct spares *sp, uint64_t off, size_t len)
+{
+	const uint64_t first = DIV_UP(off, CHUNK_SIZE), end = (off + len) / CHUNK_SIZE;
+
+	sp->n = end > first + 1 ? bufpool_get_many(s->bufs, (unsigned)(end - first), sp->v) : 0;
+}
+
+static struct buf *spare_or_new(struct store *s, struct spares *sp)
+{
+	return sp->n > 0 ? sp->v[--sp->n] : bufpool_get(s->bufs);
+}
+
+static void spares_release(struct store *s, struct spares *sp)
+{
+	while (sp->n > 0)
+		bufpool_put(s->bufs, sp->v[--sp->n]);
+}
+
 /* Shard lock held.  data NULL: zeros. */
-static int slot_write(struct store *s, uint64_t *slot, bool punched, unsigned off, const void *data, unsigned len)
+static int slot_write(struct store *s, struct spares *sp, uint64_t *slot, bool punched, unsigned off,
+	const void *data, unsigned len)
 {
 	struct buf *b = slot_is_buf(*slot) ? slot_buf(*slot) : NULL;
 
@@ -207,7 +234,7 @@ static int slot_write(struct store *s, uint64_t *slot, bool punched, unsigned of
 		b = NULL;
 	}
 	if (!b)
-		b = len == CHUNK_SIZE ? bufpool_get(s->bufs) : buf_partial(s, *slot, punched);
+		b = len == CHUNK_SIZE ? spare_or_new(s, sp) : buf_partial(s, *slot, punched);
 	else
 		b = buf_own(s, b);
 	if (!b)
@@ -253,27 +280,31 @@ static int leaf_write(struct image *img, uint64_t off, const uint8_t *data, size
 	const unsigned bucket = bucket_of(img, index);
 	const struct punch *punch;
 	struct punch copy;
+	struct spares spares;
 	int r = 0;
 
+	spares_take(s, &spares, off, len);
 	pthread_mutex_lock(shard_of(s, bucket));
 	struct ov_leaf *l = leaf_get(&s->groups[g], g, bucket, img, index);
 	if (!l) {
 		pthread_mutex_unlock(shard_of(s, bucket));
+		spares_release(s, &spares);
 		return -ENOMEM;
 	}
 	const bool punched = leaf_punched(img, g, index, &punch, &copy);
+	const unsigned first = (unsigned)(off / CHUNK_SIZE % LEAF_CHUNKS);
+	leaf_unlogged(l, g, first, len ? (unsigned)((off % LEAF_BYTES + len - 1) / CHUNK_SIZE) - first + 1 : 0);
 	while (len > 0 && r == 0) {
 		const unsigned i = (unsigned)(off / CHUNK_SIZE % LEAF_CHUNKS);
 		const unsigned in = (unsigned)(off % CHUNK_SIZE);
 		const unsigned n = (unsigned)MIN(len, CHUNK_SIZE - in);
-		r = slot_write(s, &l->slots[i], punched, in, data, n);
-		if (r == 0)
-			leaf_unlogged(l, g, i);
+		r = slot_write(s, &spares, &l->slots[i], punched, in, data, n);
 		off += n;
 		data = data ? data + n : NULL;
 		len -= n;
 	}
 	pthread_mutex_unlock(shard_of(s, bucket));
+	spares_release(s, &spares);
 	return r;
 }
 
@@ -318,8 +349,9 @@ static int leaf_set(struct image *img, uint64_t first, unsigned n, uint64_t slot
 		const unsigned i = (unsigned)(first + k) % LEAF_CHUNKS;
 		slot_drop(s, &l->slots[i]);
 		l->slots[i] = slots ? slots[k] : slot;
-		leaf_unlogged(l, g, i);
 	}
+	if (l)
+		leaf_unlogged(l, g, (unsigned)first % LEAF_CHUNKS, n);
 	pthread_mutex_unlock(shard_of(s, bucket));
 	return l ? 0 : -ENOMEM;
 }

@@ -5,10 +5,10 @@
  *	seg      one row in RAM, for as long as the row exists (or will, after the commit)
  *	handle   what a segment in use has besides: slot table, open file, references.  Made on
  *	         demand, kept in two LRU lists once idle
- *	writer   the appending side of a segment: of the open one, and of those written in the
- *present group, until its commit pend     a next generation, written and synced, that the next
- *commit makes official wbuf     a 4 MiB aligned buffer that frames are collected in, one of a fixed
- *number
+ *	writer   the appending side of a segment: of the open one, and of those written in the present
+ *	         group, until its commit
+ *	pend     a next generation, written and synced, that the next commit makes official
+ *	wbuf     a 4 MiB aligned buffer that frames are collected in, one of a fixed number
  *
  * One lock, ss->lock, guards all of them.  It is held for short, never across I/O or a copy of
  * frames.  What is read outside it does not change there: the bytes of a frame whose append has
@@ -21,8 +21,9 @@
  *	SEG_DROP         goes with the next commit: reads are -ESTALE from now on
  *	SEG_DROP_STAGED  the present transaction deletes its row
  *	SEG_DIRTY        is on the list of rows to put (those with a writer are put without)
- *	SEG_LIMBO        with SEG_NEW and SEG_DROP: its group was aborted when its rows had been
- *put; its file goes with the next commit SEG_GONE         its row is gone; freed by segs_compact()
+ *	SEG_LIMBO        with SEG_NEW and SEG_DROP: its group was aborted when its rows had been put;
+ *	                 its file goes with the next commit
+ *	SEG_GONE         its row is gone; freed by segs_compact()
  */
 #pragma once
 
@@ -30,7 +31,7 @@
 
 #include "store/frame.h"
 
-#define SEGMENT_BUFFERS_MAX 6u   /* write buffers; two may serve rewriting at a time */
+#define SEGMENT_BUFFERS_MAX 5u   /* write buffers; two may serve rewriting at a time */
 #define SEGMENT_FILES_MAX   512u /* open files of idle handles */
 #define SEGMENT_UNSYNCED_MAX                                                                       \
 	64u /* files written and not synced; past it, whoever wrote one syncs it */
@@ -38,8 +39,8 @@
 #define READ_SPAN_MAX   (1u << 20)
 #define READ_BATCH      256u /* locations resolved at a time */
 #define SCRATCH_SMALL   (96u << 10)
-#define SCRATCHES_SMALL 64u
-#define SCRATCHES_LARGE 8u
+#define SCRATCHES_SMALL 32u
+#define SCRATCHES_LARGE 4u
 
 _Static_assert(SCRATCH_SMALL >= FRAME_SIZE_MAX + 2 * IO_ALIGN, "a frame fits a small scratch");
 _Static_assert(

@@ -13,7 +13,7 @@
  *	damaged, others too                      the good ones in a new frame, and the damaged bytes
  *	                                         as they are for the rest, so that it stays -EIO
  *	unreadable                               the same if all its live chunks are healed, else
- *the rewrite fails with -EIO: a later read may succeed
+ *	                                         the rewrite fails with -EIO: a later read may succeed
  *
  * No step makes a frame larger than it was, but for healing; that is left out where the new file
  * would not have the room.  So a generation always fits.

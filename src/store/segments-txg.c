@@ -9,20 +9,18 @@
  *	segments_txg_sync all frames, footers, names the same: no row names them yet
  *	segments_txg_write                           the same: the transaction is not committed
  *	(commit)          the rows                   everything is official; replaced and dropped
- *files are orphans, removed in the background
+ *	                                             files are orphans, removed in the background
  *	..._committed                                the same, less orphans
  *
  * Syncing.  Files are written with IO_DIRECT, so that a sync has little left to do but the journal
- *and the drive's cache, and the first of many pays for most of it: 64 files of 4 MiB took 4-6 ms
- *one after the other and 2-4 ms with 16 threads, beside 100 ms of compressing what is in them.
- *Hence a loop.
+ * and the drive's cache, and the first of many pays for most of it: 64 files of 4 MiB took 4-6 ms
+ * one after the other and 2-4 ms with 16 threads.  Hence a loop.
  *
  * Abort.  After a failed write or sync nothing is known of the pages past the committed length, so
  * those files are not written again.  Segments that began in the group go, with their ids: at once
  * if no row was put yet; else with the next commit, because a commit that failed may still be found
  * in the database's log after a crash, and then counts.  Nothing that it names may be touched until
- * a later commit has taken its place.  A
- * segment that had a committed part is *stuck*: closed to appends, its file read only up to the
+ * a later commit has taken its place.  A segment that had a committed part is *stuck*: closed to appends, its file read only up to the
  * committed length.  The next sync copies that part to the next generation, a new file with footer,
  * which the next commit makes official; the old file stays as it is until then.  If the copy fails,
  * the group does not: the segment just stays open (no footer), and is continued or sealed after the

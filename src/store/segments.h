@@ -6,10 +6,11 @@
  * immutable once sealed.  Layout (bytes in FORMAT.md): header block (IO_ALIGN), frames, footer.
  *
  *	header   magic, version, id, gen, datastore uuid, crypto domain, created txg, checksum
- *	frame    n chunks, codec, slots, lengths, where it came from, checksums, n x hash128,
- *payload; 64-byte aligned; its chunks take consecutive slots, until a rewrite drops some footer
- *slot table {frame offset, frame length, index in frame} with a checksum of its own, so that it (8
- *KiB) can be read without what follows: hash128 per slot, and a trailer at the file's end
+ *	frame    n chunks, codec, slots, lengths, where it came from, checksums, n x hash128, payload;
+ *	         64-byte aligned; its chunks take consecutive slots, until a rewrite drops some
+ *	footer   slot table {frame offset, frame length, index in frame} with a checksum of its own, so
+ *	         that it (8 KiB) can be read without what follows: hash128 per slot, and a trailer at
+ *	         the file's end
  *
  * What one transaction group appends to an open segment begins on an IO_ALIGN boundary: committed
  * bytes are never rewritten, not even in place with the same content.  Frames are self-describing:

@@ -96,7 +96,7 @@ static void sleep_ns(uint64_t ns)
 /* Admits len bytes at the rate that fits the overlay's fill. */
 static void pace(struct store *s, uint64_t used, size_t len)
 {
-	const uint64_t limit = s->cfg.overlay_bytes, start = limit / 10 * 6;
+	const uint64_t limit = s->cfg.overlay_bytes - s->cfg.overlay_bytes / 8, start = s->cfg.overlay_bytes / 10 * 6;
 
 	if (used <= start)
 		return;
@@ -115,6 +115,9 @@ static void pace(struct store *s, uint64_t used, size_t len)
 
 int store_throttle(struct store *s, size_t len)
 {
+	/* The rest is for writes that were admitted at the same time, and for copies under pinned buffers. */
+	const uint64_t limit = s->cfg.overlay_bytes - s->cfg.overlay_bytes / 8;
+
 	if (s->cfg.read_only)
 		return -EROFS;
 	space_refresh(s, false);
@@ -129,7 +132,7 @@ int store_throttle(struct store *s, size_t len)
 		if (used > s->cfg.overlay_bytes / 10 * 4 &&
 			atomic_load_explicit(&s->groups[g].bytes, memory_order_relaxed) > s->cfg.overlay_bytes / 8)
 			txg_kick(s);
-		if (used + len <= s->cfg.overlay_bytes) {
+		if (used + len <= limit) {
 			pace(s, used, len);
 			return 0;
 		}

@@ -11,6 +11,9 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -145,7 +148,12 @@ static void *index_main(void *arg)
 {
 	struct store *s = arg;
 	unsigned n_orphans = 0;
-	const int r = dedupe_load(s->dedupe, s->cfg.io, INDEX_NAME, s->state.uuid, s->index_txg);
+
+	/* Foreground work first. */
+	(void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 10);
+	bufpool_warm(s->bufs, s->cfg.overlay_bytes, &s->stopping);
+	dedupe_warm(s->dedupe, &s->stopping);
+	const int r = dedupe_load(s->dedupe, s->cfg.io, INDEX_NAME, s->uuid, s->index_txg);
 
 	if (r < 0 && r != -ENOENT && r != -ESTALE)
 		log_warn("the saved dedupe index cannot be used (%s); rebuilding it", strerror(-r));
@@ -278,6 +286,7 @@ int store_open(const struct store_config *cfg, struct store **ret_store, struct 
 		goto fail;
 	}
 	chunk_hasher_init(&s->hasher, s->state.domain_key);
+	memcpy(s->uuid, s->state.uuid, sizeof(s->uuid));
 	s->index_txg = s->state.txg;
 	atomic_store(&s->txg.committed, s->state.txg);
 	atomic_store(&s->txg_open, s->state.txg + 1);
@@ -344,7 +353,7 @@ int store_close(struct store *s)
 			log_error("the last commit failed: %s; what was flushed is in the intent log", strerror(-r));
 	}
 	if (!s->cfg.read_only && r == 0 && index_whole) {
-		const int saved = dedupe_save(s->dedupe, s->cfg.io, INDEX_NAME, s->state.uuid, s->state.txg);
+		const int saved = dedupe_save(s->dedupe, s->cfg.io, INDEX_NAME, s->uuid, s->state.txg);
 		if (saved < 0)
 			log_warn("cannot save the dedupe index (%s); the next mount rebuilds it", strerror(-saved));
 	}

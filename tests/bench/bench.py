@@ -11,16 +11,16 @@ fio, writes by bench-replay (fio cannot take its payload from an image).  README
 """
 
 import argparse
+import fcntl
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
 import time
 
 import subjects
-from subjects import SubjectError, run
+from subjects import SubjectError, remove_tree, run
 
 MIB = 1 << 20
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -108,7 +108,6 @@ class Bench:
     # --- payload ---------------------------------------------------------------------------
 
     def prepare_payload(self):
-        os.makedirs(self.args.work, exist_ok=True)
         self.real = os.path.join(self.args.work, "payload.real")
         self.noise = os.path.join(self.args.work, "payload.random")
         images = self.args.payload or [self.build_guest()]
@@ -384,6 +383,17 @@ def choose(args, bench):
     return chosen
 
 
+def claim(work):
+    """Two runs in one work directory would end each other's servers; the lock lasts as long as we."""
+    os.makedirs(work, exist_ok=True)
+    lock = open(os.path.join(work, "lock"), "w", encoding="ascii")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SubjectError(f"'{work}' is in use by another run (choose one with --work)") from None
+    return lock
+
+
 def machine():
     with open("/proc/cpuinfo", encoding="utf-8") as f:
         model = next((l.split(":")[1].strip() for l in f if l.startswith("model name")), "?")
@@ -397,6 +407,7 @@ def main():
     bench = Bench(args)
     started = time.time()
     try:
+        lock = claim(args.work)
         chosen = choose(args, bench)
         payload = bench.prepare_payload()
         bench.run_rounds(chosen)
@@ -414,7 +425,8 @@ def main():
                        "rounds": bench.rounds, "payload": payload, "results": bench.results,
                        "verdicts": [{"title": t, "ratio": r, "target": g, "pass": r >= g}
                                     for t, r, g in verdicts]}, f, indent=1)
-    shutil.rmtree(args.work, ignore_errors=True)
+    remove_tree(args.work)
+    lock.close()
     return 0 if all(r >= g for _, r, g in verdicts) else 3
 
 

@@ -39,6 +39,21 @@ def is_mounted(path):
         return any(line.split(" ")[4] == path for line in f)
 
 
+def mounts_below(path):
+    path = os.path.realpath(path)
+    with open("/proc/self/mountinfo", encoding="utf-8") as f:
+        points = [line.split(" ")[4] for line in f]
+    return [p for p in points if p == path or p.startswith(path + "/")]
+
+
+def remove_tree(path):
+    """Never reaches into something that is mounted there."""
+    mounts = mounts_below(path)
+    if mounts:
+        raise SubjectError(f"cannot clear '{path}': '{mounts[0]}' is still mounted")
+    shutil.rmtree(path, ignore_errors=True)
+
+
 def wait_for(what, condition, limit_s, process=None):
     end = time.monotonic() + limit_s
     while not condition():
@@ -67,7 +82,7 @@ class Subject:
         return all(shutil.which(p) for p in self.needs)
 
     def start(self, size_bytes, mode, kind, memory):
-        shutil.rmtree(self.dir, ignore_errors=True)
+        remove_tree(self.dir)
         os.makedirs(os.path.join(self.dir, "mnt"))
         self.log = open(os.path.join(self.dir, "log"), "wb")
         try:
@@ -109,7 +124,7 @@ class Subject:
             self.end_process(p)
         self.processes = []
         self.log.close()
-        shutil.rmtree(self.dir, ignore_errors=True)
+        remove_tree(self.dir)
 
     def end_process(self, p):
         try:
@@ -207,7 +222,7 @@ class QemuStorageDaemon(Subject):
         self.file = self.make_file(os.path.join(self.dir, "mnt", "disk"), 0)
         direct = mode == "direct"
         node = {"driver": self.fmt, "node-name": "disk", "file": {
-            "driver": "file", "filename": disk, "aio": "native" if direct else "threads",
+            "driver": "file", "filename": disk, "aio": "io_uring",
             "cache": {"direct": direct, "no-flush": False}}}
         if self.fmt == "qcow2":
             node["l2-cache-size"] = 64 << 20  # covers the whole disk
@@ -240,7 +255,7 @@ class Nbdkit(Subject):
         server = self.spawn("nbdkit", "-f", "-U", sock, "-t", "16", "file", disk)
         wait_for("nbdkit: its socket", lambda: os.path.exists(sock), START_LIMIT_S, server)
         self.file = self.make_file(os.path.join(self.dir, "mnt", "disk"), 0)
-        p = self.spawn("nbdfuse", "-C", "4", self.file, "nbd+unix:///?socket=" + sock)
+        p = self.spawn("nbdfuse", "-C", "2", self.file, "nbd+unix:///?socket=" + sock)
         self.await_mount(self.file, p)
 
 

@@ -104,9 +104,10 @@ enum iosim_op {
 /*
  * Zero means any, in each field but err.  What a failed call leaves behind:
  *	write     nothing, a part, or all of it, visible and pending
- *	sync      of what was pending each write became durable, torn or not at all, and is no
- *longer pending: a repeated sync succeeds without it, though reads still show it (Linux marks the
- *pages clean) until iosim_drop_caches or a crash others    nothing done; names stay pending
+ *	sync      of what was pending each write became durable, torn or not at all, and is no longer
+ *	          pending: a repeated sync succeeds without it, though reads still show it (Linux marks
+ *	          the pages clean) until iosim_drop_caches or a crash
+ *	others    nothing done; names stay pending
  */
 struct iosim_fault {
 	const char *prefix; /* of the names, e.g. "segments/", "log", "meta.db"; copied */

@@ -31,7 +31,7 @@ BELOW = {
     "src/plugin": {"base", "store", "stage", "plugin"},
     "meta": {"base", "store", "meta"},
     "fs": {"base", "store", "stage", "tier", "plugin", "meta", "fs"},
-    "tools": {"base", "store", "stage", "tier", "plugin", "meta", "fs"},
+    "tools": {"base", "store", "stage", "tier", "plugin", "meta", "fs", "tools"},
 }
 PARTS = {"base", "store", "stage", "tier", "plugin", "meta", "fs", "tools"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
