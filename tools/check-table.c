@@ -203,7 +203,8 @@ static int table_read(struct table_reader *tr)
 		        "not all segment rows can be read from meta.db: %s", strerror(-r));
 	}
 	tr->n_rows = c->table.n;
-	qsort(c->table.list, c->table.n, sizeof(*c->table.list), segment_compare);
+	if (c->table.n > 0)
+		qsort(c->table.list, c->table.n, sizeof(*c->table.list), segment_compare);
 	r = io_list(c->io, "segments", dir_add, tr);
 	if (r == -ENOMEM)
 		return r;

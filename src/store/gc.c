@@ -55,7 +55,7 @@ struct gc_marks {
 	_Atomic bool sweeping; /* unmarked slots may not be shared any more */
 	uint64_t *nodes;       /* one bit a node id below n_nodes; NULL after the first pass */
 	uint64_t n_nodes;
-	bool lingering;        /* dead_lock; see end_marks() */
+	_Atomic bool lingering; /* see end_marks() */
 };
 
 struct pass {
@@ -345,21 +345,27 @@ static void marks_free(struct gc_marks *m)
  */
 static void end_marks(struct store *s, struct gc_marks *m, bool failed)
 {
-	pthread_mutex_lock(&s->gc.dead_lock);
-	m->lingering = failed && atomic_load(&m->sweeping);
-	const bool linger = m->lingering;
-	pthread_mutex_unlock(&s->gc.dead_lock);
-	if (linger)
+	if (failed && atomic_load(&m->sweeping)) {
+		atomic_store(&m->lingering, true); /* the txg thread's from here on */
 		return;
+	}
 	set_marks(s, NULL);
 	marks_free(m);
 }
 
+/* What a failed pass has left, or NULL.  Under the lock, for marks that do not linger may be freed any time. */
+static struct gc_marks *lingering_marks(struct store *s)
+{
+	pthread_rwlock_rdlock(&s->gc.marks_lock);
+	struct gc_marks *m = s->gc.marks && atomic_load(&s->gc.marks->lingering) ? s->gc.marks : NULL;
+	pthread_rwlock_unlock(&s->gc.marks_lock);
+	return m;
+}
+
 void gc_txg_committed(struct store *s)
 {
-	pthread_mutex_lock(&s->gc.dead_lock);
-	struct gc_marks *m = s->gc.marks && s->gc.marks->lingering ? s->gc.marks : NULL;
-	pthread_mutex_unlock(&s->gc.dead_lock);
+	struct gc_marks *m = lingering_marks(s);
+
 	if (!m)
 		return;
 	set_marks(s, NULL);
@@ -370,7 +376,7 @@ static int run_pass(struct pass *p, uint64_t after, uint64_t until, bool first, 
 {
 	struct store *s = p->store;
 	/* Ends what an earlier, failed pass has left. */
-	int r = s->gc.marks ? commit(s) : 0;
+	int r = lingering_marks(s) ? commit(s) : 0;
 
 	if (r < 0)
 		return r;
