@@ -120,7 +120,8 @@ static int files_match(struct table_reader *tr)
 {
 	struct check_table *t = &tr->c->table;
 
-	qsort(tr->seen, tr->n_seen, sizeof(*tr->seen), file_compare);
+	if (tr->n_seen > 0)
+		qsort(tr->seen, tr->n_seen, sizeof(*tr->seen), file_compare);
 	for (size_t i = 0; i < tr->n_seen; i++) {
 		const struct check_file *file = &tr->seen[i];
 		struct check_segment *seg = segment_search(t->list, tr->n_rows, file->id);
@@ -135,7 +136,8 @@ static int files_match(struct table_reader *tr)
 		if (r < 0)
 			return r;
 	}
-	qsort(t->list, t->n, sizeof(*t->list), segment_compare);
+	if (t->n > 0)
+		qsort(t->list, t->n, sizeof(*t->list), segment_compare);
 	return 0;
 }
 
@@ -203,7 +205,8 @@ static int table_read(struct table_reader *tr)
 		        "not all segment rows can be read from meta.db: %s", strerror(-r));
 	}
 	tr->n_rows = c->table.n;
-	qsort(c->table.list, c->table.n, sizeof(*c->table.list), segment_compare);
+	if (c->table.n > 0)
+		qsort(c->table.list, c->table.n, sizeof(*c->table.list), segment_compare);
 	r = io_list(c->io, "segments", dir_add, tr);
 	if (r == -ENOMEM)
 		return r;

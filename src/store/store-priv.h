@@ -186,7 +186,6 @@ struct health {
 struct store {
 	struct store_config cfg;
 	struct store_state state; /* as committed; the txg thread's */
-	uint8_t uuid[16];         /* of the datastore; constant */
 	struct chunk_hasher hasher;
 
 	struct maps *maps;
@@ -217,6 +216,7 @@ struct store {
 	bool has_index_thread, has_gc_thread;
 	_Atomic bool stopping;
 	_Atomic bool index_loading;
+	uint8_t uuid[16];               /* constant; state is the txg thread's */
 	uint64_t index_txg;             /* the group that a saved index must be of */
 	_Atomic uint64_t frozen_at_ns;  /* when the last group was frozen */
 	_Atomic uint64_t throttle_bps;  /* how fast commits were lately, bytes/s */
