@@ -134,7 +134,7 @@ boot_guest()
 	exec 3>&-
 	rm -f "$dir/console.in"
 	sed 's,\x1b\[[?0-9;]*[a-zA-Z],,g; s,\r,,g' "$dir/console.log" |
-		sed -n '/poweroff$/{n;s/^/Debian /p;n;s/^/Linux /p;q}'
+		sed -n '/poweroff$/{n;s/^/Debian /p;n;s/^/Linux /p}'
 	echo "the guest booted, was logged in to, and shut down"
 }
 

@@ -551,6 +551,7 @@ static void *gc_main(void *arg)
 	struct store *s = arg;
 	struct gc_report report;
 	uint64_t written = 0, quiet_since = clock_now_ns(), ended = quiet_since, took_ns = 0;
+	bool failed = false; /* the last one: then no kick makes the next one come sooner */
 
 	/* Foreground work first. */
 	(void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 10);
@@ -559,8 +560,9 @@ static void *gc_main(void *arg)
 		clock_gettime(CLOCK_MONOTONIC, &ts);
 		ts.tv_sec += LOOK_NS / NS_PER_SEC;
 		pthread_mutex_lock(&s->gc.wake_lock);
-		if (!s->stopping && !atomic_load(&s->gc.kicked))
-			pthread_cond_timedwait(&s->gc.wake, &s->gc.wake_lock, &ts);
+		int waited = 0;
+		while (waited == 0 && !s->stopping && (failed || !atomic_load(&s->gc.kicked)))
+			waited = pthread_cond_timedwait(&s->gc.wake, &s->gc.wake_lock, &ts);
 		pthread_mutex_unlock(&s->gc.wake_lock);
 		const uint64_t now = clock_now_ns();
 		if (atomic_load(&s->count.written_bytes) != written)
@@ -571,6 +573,7 @@ static void *gc_main(void *arg)
 		const int r = store_gc(s, false, NULL, NULL, &report);
 		ended = clock_now_ns();
 		took_ns = ended - now;
+		failed = r < 0;
 		if (r == 0)
 			log_note("space reclaimed: %llu bytes, %llu segments freed, %llu rewritten",
 				(unsigned long long)report.freed_bytes, (unsigned long long)report.segments_freed,

@@ -20,6 +20,7 @@
 #include "store/store-priv.h"
 
 #define OVERLAY_MIN_BYTES (16ull << 20)
+#define LOG_RECORD_MIN    48u /* of data: its header, and 8 bytes */
 
 /* --- rows --- */
 
@@ -211,6 +212,20 @@ static void init_locks(struct store *s)
 	pthread_mutex_init(&s->health.lock, NULL);
 }
 
+/*
+ * Address space for copies made under pinned buffers, and for what a full log holds at recovery:
+ * the last mount may have had a larger overlay, and a record of a few bytes takes a whole buffer.
+ * Where so much address space cannot be had, that of full chunks will mostly do.
+ */
+static int bufs_create(struct store *s, uint64_t log_bytes)
+{
+	const uint64_t overlay = s->cfg.overlay_bytes * 2, spare = 256ull << 20;
+	const uint64_t most = log_bytes / LOG_RECORD_MIN * CHUNK_SIZE;
+	const int r = bufpool_create(MAX(overlay, most) + spare, &s->bufs);
+
+	return r < 0 ? bufpool_create(MAX(overlay, log_bytes) + spare, &s->bufs) : r;
+}
+
 static int open_parts(struct store *s, struct errmsg *em)
 {
 	const struct store_config *c = &s->cfg;
@@ -233,8 +248,7 @@ static int open_parts(struct store *s, struct errmsg *em)
 	if (r < 0)
 		return r;
 	ilog_space(s->log, &log_bytes, &used);
-	/* Address space for a full log's worth at recovery, and for copies made under pinned buffers. */
-	r = bufpool_create(MAX(c->overlay_bytes * 2, log_bytes) + (256ull << 20), &s->bufs);
+	r = bufs_create(s, log_bytes);
 	if (r == 0)
 		r = maps_create(c->meta, c->map_bytes, s->state.next_node, &s->maps);
 	if (r == 0)

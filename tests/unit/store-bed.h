@@ -67,7 +67,10 @@ static inline int bed_try_open(struct bed *b)
 	b->cfg.meta = fake_meta_port(b->meta);
 	b->cfg.hooks = (struct store_hooks){b, bed_collect, NULL, bed_replay};
 	b->cfg.opened = bed_opened;
-	return store_open(&b->cfg, &b->store, &em);
+	const int r = store_open(&b->cfg, &b->store, &em);
+	if (r < 0)
+		b->store = NULL; /* bed_opened may have set it */
+	return r;
 }
 
 static inline void bed_open(struct bed *b)

@@ -120,11 +120,34 @@ static void a_full_disk_gets_its_dead_segments_back(void **state)
 	bed_free(&b);
 }
 
+/* --- asked again and again --- */
+
+static void a_collection_that_fails_is_not_repeated_all_the_time(void **state)
+{
+	struct bed b;
+	const struct image_row bad = {.image = 77, .root = 5, .height = 9};
+
+	bed_make(&b);
+	b.cfg.manual = false;
+	bed_open(&b);
+	make_garbage(&b);
+	fake_meta_image_set(b.meta, &bad); /* its map cannot be walked */
+	const uint64_t reads = fake_meta_reads(b.meta);
+	for (unsigned i = 0; i < 300; i++) { /* as writers do who find no space */
+		gc_kick(b.store);
+		nanosleep(&(struct timespec){0, 1000000}, NULL);
+	}
+	assert_true(fake_meta_reads(b.meta) > reads);
+	assert_true(fake_meta_reads(b.meta) < reads + 50);
+	bed_free(&b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(dead_slots_are_not_shared_until_the_rewrite_without_them_is_committed),
 		cmocka_unit_test(a_full_disk_gets_its_dead_segments_back),
+		cmocka_unit_test(a_collection_that_fails_is_not_repeated_all_the_time),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

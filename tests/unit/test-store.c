@@ -67,6 +67,31 @@ static void a_write_without_memory_leaves_what_was_there(void **state)
 	store_image_close(img);
 }
 
+/* Small writes, each into a chunk of its own: little in the log, much in RAM. */
+static void a_log_of_a_larger_overlay_is_recovered_under_a_smaller_one(void **state)
+{
+	const unsigned chunks = 80000;
+
+	assert_int_equal(store_close(bed.store), 0);
+	bed.cfg.overlay_bytes = 1024 * MIB;
+	bed_open(&bed);
+	struct image *img = bed_image(&bed, 1);
+	for (unsigned i = 0; i < chunks; i++) {
+		bed_write(img, (uint64_t)i * CHUNK_SIZE, 8, i + 1);
+		if (i % 1000 == 999)
+			assert_int_equal(store_flush(bed.store, img), 0);
+	}
+	assert_int_equal(bed.store->count.commits, 1); /* of the mount: all is in the log */
+	store_image_close(img);
+	bed_crash(&bed);
+	bed.cfg.overlay_bytes = 16 * MIB;
+	bed_open(&bed);
+	img = bed_image(&bed, 1);
+	for (unsigned i = 0; i < chunks; i += 997)
+		bed_expect(img, (uint64_t)i * CHUNK_SIZE, 8, i + 1);
+	store_image_close(img);
+}
+
 /* --- holes and zeros --- */
 
 static void punched_edges(struct image *img, bool zero, bool commit)
@@ -264,6 +289,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		CASE(a_write_without_memory_leaves_what_was_there),
+		CASE(a_log_of_a_larger_overlay_is_recovered_under_a_smaller_one),
 		CASE(punching_takes_just_the_bytes_named),
 		CASE(a_write_over_a_punched_leaf_keeps_the_zeros_around_it),
 		CASE(the_last_byte_of_the_largest_image_is_one_like_others),
