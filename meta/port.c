@@ -78,6 +78,15 @@ static int port_state_get(struct meta *meta, struct store_state *ret_state)
 	return r;
 }
 
+/* A page that fails its checksum will do so the next time; an error of the medium may pass. */
+static int node_error(struct db *d, int err)
+{
+	const int code = sqlite3_extended_errcode(d->handle);
+
+	return err == -EIO && (code == SQLITE_IOERR_DATA || code == SQLITE_CORRUPT) ? -EUCLEAN
+	                                                                            : err;
+}
+
 static int read_node(struct db *d, uint64_t id, void *buf, size_t cap, size_t *ret_len)
 {
 	sqlite3_stmt *st = NULL;
@@ -88,14 +97,14 @@ static int read_node(struct db *d, uint64_t id, void *buf, size_t cap, size_t *r
 	sqlite3_bind_int64(st, 1, (sqlite3_int64)id);
 	r = db_next(d, st);
 	if (r <= 0)
-		return r < 0 ? r : -ENOENT;
+		return r < 0 ? node_error(d, r) : -ENOENT;
 	/* The blob may be on overflow pages, whose damage shows here: as NULL and an error code. */
 	const void *blob = sqlite3_column_blob(st, 0);
 	const size_t len = (size_t)sqlite3_column_bytes(st, 0);
 	if (!blob && sqlite3_errcode(d->handle) == SQLITE_NOMEM)
 		r = -ENOMEM;
 	else if (!blob || len > cap)
-		r = -EIO;
+		r = node_error(d, -EIO);
 	else
 		memcpy(buf, blob, len);
 	db_done(st);

@@ -221,6 +221,8 @@ static int buf_fill(struct worker *w, const struct ov_leaf *l, unsigned i, const
 
 	if (!entry)
 		r = map_get(img->map, chunk, 1, &entry);
+	if (r == -EIO && txg_map_lost(w->store))
+		r = -EUCLEAN;
 	if (r == 0)
 		r = entry_read(w->store, entry, w->filled);
 	if (r < 0 && r != -EUCLEAN && r != -ESTALE && !txg_impatient(w->store))

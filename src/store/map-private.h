@@ -110,6 +110,7 @@ struct maps {
 	struct meta *meta;
 	struct nodes nodes;
 	atomic_uint_fast64_t next_node;
+	atomic_uint_fast64_t unsure; /* maps_unsure() */
 	pthread_mutex_t lock;
 	struct map *table[MAP_TABLE_SIZE];
 	/* txg thread only */

@@ -178,6 +178,11 @@ void map_row(struct map *m, struct image_row *ret_row)
 	pthread_mutex_unlock(&m->row_lock);
 }
 
+uint64_t maps_unsure(const struct maps *ms)
+{
+	return atomic_load(&ms->unsure);
+}
+
 /* --- finding nodes --- */
 
 /* Reads and decodes a node from the metadata store.  -EIO: damaged, or not there. */
@@ -190,6 +195,8 @@ static int node_read(struct map *m, unsigned level, uint64_t id, struct map_node
 
 	if (r == -ENOMEM)
 		return r;
+	if (r < 0 && r != -EUCLEAN && r != -ENOENT)
+		atomic_fetch_add(&m->ms->unsure, 1);
 	if (r < 0 || map_node_decode(blob, len, id, ret_body) < 0 || ret_body->level != level)
 		return -EIO;
 	return 0;

@@ -42,6 +42,11 @@ struct map;  /* one image's tree */
 int maps_create(struct meta *meta, uint64_t limit_bytes, uint64_t next_node,
         struct maps **ret_maps) MUST_CHECK;
 void maps_free(struct maps *ms);
+/*
+ * How often a node could not be read, but may be the next time.  While this does not change, each
+ * -EIO is of damage that stays.  Any thread.
+ */
+uint64_t maps_unsure(const struct maps *ms);
 
 /*
  * Opens the tree of an image (image_get; a missing row is an empty image; -EIO: the row is not

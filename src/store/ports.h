@@ -13,7 +13,8 @@
  * the failed one may be visible.
  *
  * Errors: 0 or -errno.  -ENOENT: no such row.  -EIO: the database is damaged there or cannot be
- * read.  -EUCLEAN is not used here; node blobs carry their own checksum, which map.c checks.
+ * read.  -EUCLEAN, by node_get alone: it was read, and is damaged for certain; repeating is no use.
+ * (Node blobs carry their own checksum as well, which map.c checks.)
  */
 #pragma once
 

@@ -133,6 +133,7 @@ struct txg_control {
 	int error;                /* of the last attempt */
 	uint64_t stored;          /* the group whose chunks are in segments, synced; the txg thread's */
 	unsigned failed_in_row;   /* attempts at the present group; the txg thread's */
+	uint64_t maps_unsure;     /* maps_unsure() when this attempt began; the txg thread's */
 	bool stop, running, has_thread;
 	pthread_t thread;
 };
@@ -305,6 +306,8 @@ bool txg_frozen(struct store *s, unsigned *ret_g);
  * longer would hold up everything for it.
  */
 bool txg_impatient(const struct store *s);
+/* The same of a map that answers -EIO, or it is known for certain.  While a group is committed. */
+bool txg_map_lost(const struct store *s);
 
 /* --- flush.c --- */
 /* After group txg is committed (txg thread). */

@@ -50,6 +50,11 @@ bool txg_impatient(const struct store *s)
 	return s->txg.failed_in_row >= PATIENCE;
 }
 
+bool txg_map_lost(const struct store *s)
+{
+	return txg_impatient(s) || maps_unsure(s->maps) == s->txg.maps_unsure;
+}
+
 static void freeze(struct store *s)
 {
 	pthread_rwlock_wrlock(&s->gate);
@@ -113,7 +118,7 @@ static int image_to_map(struct image *img, unsigned g)
 		const struct punch *p = &ig->punches.v[i];
 		const int r = map_fill(img->map, p->first * LEAF_CHUNKS, p->last * LEAF_CHUNKS,
 			p->zero ? ENTRY_ZERO : ENTRY_HOLE);
-		if (r == -EIO && txg_impatient(img->store)) {
+		if (r == -EIO && txg_map_lost(img->store)) {
 			log_error("image %llu: a hole could not be made, the map there is damaged", (unsigned long long)img->id);
 			continue;
 		}
@@ -143,9 +148,9 @@ static int leaf_to_map(struct store *s, struct ov_leaf *l)
 {
 	int r = map_set(l->image->map, l->index * LEAF_CHUNKS, LEAF_CHUNKS, l->entries);
 
-	if (r == -EIO && txg_impatient(s))
+	if (r == -EIO && txg_map_lost(s))
 		r = replace_leaf(l);
-	if (r == -EIO && txg_impatient(s)) {
+	if (r == -EIO && txg_map_lost(s)) {
 		log_error("image %llu at %llu: the map above is damaged; writes to this MiB are lost", (unsigned long long)l->image->id,
 			(unsigned long long)(l->index * LEAF_BYTES));
 		r = 0;
@@ -270,6 +275,8 @@ static int commit_group(struct store *s, uint64_t txg)
 {
 	const uint64_t start_ns = clock_now_ns();
 	const uint64_t bytes = atomic_load(&s->groups[txg & 1].bytes);
+
+	s->txg.maps_unsure = maps_unsure(s->maps);
 	int r = store_group(s, txg);
 
 	if (r == 0)
