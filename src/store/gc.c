@@ -36,7 +36,8 @@
 #define PASS_SEGMENTS   65536u
 #define NODES_MAX       (512ull << 20) /* bits in the set of nodes: 64 MiB */
 #define REWRITE_PERCENT 65u
-#define HEALS_MAX       SEGMENT_SLOTS /* 8 MiB of good copies wait at most */
+/* Good copies that wait to heal damaged chunks: as many as one segment holds. */
+#define HEALS_MAX SEGMENT_SLOTS
 /* Rewritten bytes between two commits: how much space a collection takes before it gives any. */
 #define REWRITE_BATCH_BYTES (64ull << 20)
 #define NODE_BATCH          4096u

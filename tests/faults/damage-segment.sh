@@ -105,10 +105,10 @@ umount_logged
 
 # All of a file's beginning: many frames.
 restore
-blocks flip "$segment" 0 300000
-finds "300 kB"
-damaged "300 kB" 1 1100
-heals "300 kB"
+blocks flip "$segment" 0 1500000
+finds "1.5 MB"
+damaged "1.5 MB" 257 1800
+heals "1.5 MB"
 
 restore
 rm "$segment"

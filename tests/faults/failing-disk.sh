@@ -20,8 +20,8 @@ for flush in 1 2 2; do
 	blocks write "$M/first.raw" 4 1 1 > /dev/null
 	blocks write "$M/a.raw" 60 1 2 > "$T/result" &
 	writer=$!
-	sleep 0.$((RANDOM % 9))
-	[ -s "$M/a.raw" ] || sleep 0.5
+	eventually 10 test -s "$M/a.raw" || fail "nothing is written"
+	sleep "0.$(printf %02d $((RANDOM % 25)))"
 	shut_down $flush
 	timeout 30 tail --pid=$writer -f /dev/null || fail "the writer hangs"
 	wait $writer
