@@ -20,11 +20,11 @@
 #define ARRAY_SIZE(a)  (sizeof(a) / sizeof((a)[0]))
 #define MIN(a, b)      ((a) < (b) ? (a) : (b))
 #define MAX(a, b)      ((a) > (b) ? (a) : (b))
-#define ROUND_UP(x, a) (((x) + (a) - 1) / (a) * (a))
-#define DIV_UP(x, a)   (((x) + (a) - 1) / (a))
+#define ROUND_UP(x, a) (((x) + (a)-1) / (a) * (a))
+#define DIV_UP(x, a)   (((x) + (a)-1) / (a))
 #define CACHELINE      64
 
-#define CONTAINER_OF(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
+#define CONTAINER_OF(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
 /* Takes the pointer out of a CLEANUP variable, so that it is not freed. */
 #define STEAL(p)                                                                                   \

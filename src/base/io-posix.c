@@ -80,7 +80,7 @@ static int posix_pread(struct io_file *f, void *buf, size_t len, uint64_t off, s
 }
 
 static int posix_pwritev(
-	struct io_file *f, const struct iovec *iov, int n_iov, uint64_t off, size_t *ret_n)
+        struct io_file *f, const struct iovec *iov, int n_iov, uint64_t off, size_t *ret_n)
 {
 	ssize_t n;
 
@@ -139,7 +139,8 @@ static int posix_mkdir(struct io *io, const char *name)
 
 static int posix_open_dir(struct io *io, const char *name, int *ret_fd)
 {
-	const int fd = openat(posix_of(io)->dir_fd, *name ? name : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	const int fd = openat(
+	        posix_of(io)->dir_fd, *name ? name : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
 	if (fd < 0)
 		return -errno;
@@ -213,21 +214,21 @@ static void posix_free(struct io *io)
 }
 
 static const struct io_ops posix_ops = {
-	.open = posix_open,
-	.close = posix_close,
-	.pread = posix_pread,
-	.pwritev = posix_pwritev,
-	.sync = posix_sync,
-	.truncate = posix_truncate,
-	.punch = posix_punch,
-	.size = posix_size,
-	.unlink = posix_unlink,
-	.rename = posix_rename,
-	.mkdir = posix_mkdir,
-	.sync_dir = posix_sync_dir,
-	.list = posix_list,
-	.space = posix_space,
-	.free = posix_free,
+        .open = posix_open,
+        .close = posix_close,
+        .pread = posix_pread,
+        .pwritev = posix_pwritev,
+        .sync = posix_sync,
+        .truncate = posix_truncate,
+        .punch = posix_punch,
+        .size = posix_size,
+        .unlink = posix_unlink,
+        .rename = posix_rename,
+        .mkdir = posix_mkdir,
+        .sync_dir = posix_sync_dir,
+        .list = posix_list,
+        .space = posix_space,
+        .free = posix_free,
 };
 
 int io_posix_open(const char *dir, struct io **ret_io, struct errmsg *em)

@@ -53,14 +53,15 @@ struct io_ops {
 	void (*close)(struct io_file *f);
 	/* One transfer, may be short; *ret_n = 0 at end of file. */
 	int (*pread)(struct io_file *f, void *buf, size_t len, uint64_t off, size_t *ret_n);
-	int (*pwritev)(struct io_file *f, const struct iovec *iov, int n_iov, uint64_t off, size_t *ret_n);
+	int (*pwritev)(
+	        struct io_file *f, const struct iovec *iov, int n_iov, uint64_t off, size_t *ret_n);
 	int (*sync)(struct io_file *f); /* fdatasync */
 	int (*truncate)(struct io_file *f, uint64_t size);
 	int (*punch)(struct io_file *f, uint64_t off, uint64_t len); /* keeps the size */
 	int (*size)(struct io_file *f, uint64_t *ret_size);
 	int (*unlink)(struct io *io, const char *name);
 	int (*rename)(struct io *io, const char *from, const char *to);
-	int (*mkdir)(struct io *io, const char *name); /* 0 also when it exists */
+	int (*mkdir)(struct io *io, const char *name);    /* 0 also when it exists */
 	int (*sync_dir)(struct io *io, const char *name); /* "" is the top */
 	int (*list)(struct io *io, const char *name, io_list_fn *fn, void *arg);
 	int (*space)(struct io *io, struct io_space *ret_space);

@@ -7,16 +7,16 @@
 
 /* syslog.h defines LOG_* priorities too; ours are an enum in log.h, so the numbers stand here. */
 static const int syslog_priority[] = {
-	[LOG_ERROR] = 3,
-	[LOG_WARN] = 4,
-	[LOG_NOTE] = 5,
-	[LOG_TRACE] = 7,
+        [LOG_ERROR] = 3,
+        [LOG_WARN] = 4,
+        [LOG_NOTE] = 5,
+        [LOG_TRACE] = 7,
 };
 static const char *const level_name[] = {
-	[LOG_ERROR] = "error: ",
-	[LOG_WARN] = "warning: ",
-	[LOG_NOTE] = "",
-	[LOG_TRACE] = "trace: ",
+        [LOG_ERROR] = "error: ",
+        [LOG_WARN] = "warning: ",
+        [LOG_NOTE] = "",
+        [LOG_TRACE] = "trace: ",
 };
 
 static _Atomic int level_max = LOG_NOTE;

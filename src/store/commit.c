@@ -36,9 +36,9 @@ struct worker {
 	unsigned n;
 	unsigned index[WINDOW_CHUNKS]; /* in the leaf */
 	struct hash128 hashes[WINDOW_CHUNKS];
-	uint8_t *gather;  /* WINDOW_CHUNKS chunks */
-	uint8_t *packed;  /* room for the same */
-	uint8_t *filled;  /* one chunk, for partial writes */
+	uint8_t *gather; /* WINDOW_CHUNKS chunks */
+	uint8_t *packed; /* room for the same */
+	uint8_t *filled; /* one chunk, for partial writes */
 	/* The leaf under way: what its whole chunks hold, and where that may be stored already. */
 	struct hash128 leaf_hashes[LEAF_CHUNKS];
 	uint64_t leaf_locs[LEAF_CHUNKS][DEDUPE_CANDIDATES];
@@ -51,9 +51,9 @@ struct worker {
 struct commit_pool {
 	pthread_mutex_t lock;
 	pthread_cond_t start, finish;
-	uint64_t round;    /* lock: bumped when there is work */
-	unsigned running;  /* lock: workers in this round */
-	bool stop;         /* lock */
+	uint64_t round;     /* lock: bumped when there is work */
+	unsigned running;   /* lock: workers in this round */
+	bool stop;          /* lock */
 	unsigned n_workers; /* threads; workers[n_workers] is the caller's */
 	struct worker workers[WORKERS_MAX + 1];
 	/* This round's work. */
@@ -73,7 +73,8 @@ struct compare {
 	bool equal, seen;
 };
 
-static void compare_frame(void *arg, uint64_t loc, unsigned n, const uint8_t *chunks, const struct hash128 *hashes)
+static void compare_frame(
+        void *arg, uint64_t loc, unsigned n, const uint8_t *chunks, const struct hash128 *hashes)
 {
 	struct compare *c = arg;
 
@@ -88,7 +89,8 @@ static void compare_frame(void *arg, uint64_t loc, unsigned n, const uint8_t *ch
 }
 
 /* Does loc hold these bytes, and may it be shared? */
-static bool candidate_matches(struct store *s, uint64_t loc, struct hash128 hash, const uint8_t *data)
+static bool candidate_matches(
+        struct store *s, uint64_t loc, struct hash128 hash, const uint8_t *data)
 {
 	struct cache_ref ref;
 
@@ -112,8 +114,8 @@ static bool candidate_matches(struct store *s, uint64_t loc, struct hash128 hash
 }
 
 /* A map entry that shares an existing chunk; 0 when there is none. */
-static uint64_t find_duplicate(struct store *s, struct hash128 hash, const uint8_t *data, const uint64_t *locs,
-	unsigned n)
+static uint64_t find_duplicate(
+        struct store *s, struct hash128 hash, const uint8_t *data, const uint64_t *locs, unsigned n)
 {
 	for (unsigned i = 0; i < n; i++)
 		if (candidate_matches(s, locs[i], hash, data))
@@ -121,7 +123,8 @@ static uint64_t find_duplicate(struct store *s, struct hash128 hash, const uint8
 	return 0;
 }
 
-static void cache_frame(void *arg, uint64_t loc, unsigned n, const uint8_t *chunks, const struct hash128 *hashes)
+static void cache_frame(
+        void *arg, uint64_t loc, unsigned n, const uint8_t *chunks, const struct hash128 *hashes)
 {
 	struct store *s = arg;
 
@@ -152,9 +155,11 @@ static void leaf_look_up(struct worker *w, const struct ov_leaf *l)
 		w->leaf_n_locs[i] = 0;
 		if (!w->leaf_whole[i])
 			continue;
-		w->leaf_n_locs[i] = (uint8_t)dedupe_lookup(s->dedupe, w->leaf_hashes[i], w->leaf_locs[i]);
+		w->leaf_n_locs[i] =
+		        (uint8_t)dedupe_lookup(s->dedupe, w->leaf_hashes[i], w->leaf_locs[i]);
 		const uint64_t loc = w->leaf_locs[i][0];
-		if (w->leaf_n_locs[i] > 0 && !cache_peek(s->cache, loc) && segments_present(s->segments, loc))
+		if (w->leaf_n_locs[i] > 0 && !cache_peek(s->cache, loc) &&
+		        segments_present(s->segments, loc))
 			w->wanted[w->n_wanted++] = loc;
 	}
 	if (w->n_wanted > 1)
@@ -167,13 +172,13 @@ static int window_append(struct worker *w, uint64_t txg, const struct ov_leaf *l
 {
 	struct store *s = w->store;
 	struct frame_spec spec = {
-		.n = w->n,
-		.codec = CODEC_RAW,
-		.hashes = w->hashes,
-		.image = l->image->id,
-		.first_chunk = l->index * LEAF_CHUNKS + w->index[0],
-		.payload = w->gather,
-		.payload_len = w->n * CHUNK_SIZE,
+	        .n = w->n,
+	        .codec = CODEC_RAW,
+	        .hashes = w->hashes,
+	        .image = l->image->id,
+	        .first_chunk = l->index * LEAF_CHUNKS + w->index[0],
+	        .payload = w->gather,
+	        .payload_len = w->n * CHUNK_SIZE,
 	};
 
 	if (w->raw_streak < RAW_STREAK || w->raw_streak % RAW_PROBE == 0) {
@@ -188,8 +193,10 @@ static int window_append(struct worker *w, uint64_t txg, const struct ov_leaf *l
 	atomic_fetch_add_explicit(&s->count.chunks_new, w->n, memory_order_relaxed);
 	if (spec.codec == CODEC_RAW)
 		atomic_fetch_add_explicit(&s->count.chunks_raw, w->n, memory_order_relaxed);
-	atomic_fetch_add_explicit(&s->count.compressed_in_bytes, w->n * CHUNK_SIZE, memory_order_relaxed);
-	atomic_fetch_add_explicit(&s->count.compressed_out_bytes, spec.payload_len, memory_order_relaxed);
+	atomic_fetch_add_explicit(
+	        &s->count.compressed_in_bytes, w->n * CHUNK_SIZE, memory_order_relaxed);
+	atomic_fetch_add_explicit(
+	        &s->count.compressed_out_bytes, spec.payload_len, memory_order_relaxed);
 	return segments_append(s->segments, txg, &spec, ret_loc);
 }
 
@@ -229,18 +236,19 @@ static int buf_fill(struct worker *w, const struct ov_leaf *l, unsigned i, const
 	if (r < 0 && r != -EUCLEAN && r != -ESTALE && !txg_impatient(w->store))
 		return r; /* it may work the next time */
 	if (r < 0) {
-		log_error("image %llu at %llu: the chunk under a partial write is damaged; the write is lost with it",
-			(unsigned long long)img->id, (unsigned long long)chunk * CHUNK_SIZE);
-		health_set(w->store, HEALTH_DAMAGE, "image %llu at %llu is damaged", (unsigned long long)img->id,
-			(unsigned long long)chunk * CHUNK_SIZE);
+		log_error("image %llu at %llu: the chunk under a partial write is damaged; the "
+		          "write is lost with it",
+		        (unsigned long long)img->id, (unsigned long long)chunk * CHUNK_SIZE);
+		health_set(w->store, HEALTH_DAMAGE, "image %llu at %llu is damaged",
+		        (unsigned long long)img->id, (unsigned long long)chunk * CHUNK_SIZE);
 		return -EUCLEAN;
 	}
 	buf_overlay(b, w->filled);
 	return 0;
 }
 
-static int chunk_store(struct worker *w, struct ov_leaf *l, unsigned i, const uint8_t *data, struct hash128 hash,
-	const uint64_t *locs, unsigned n_locs)
+static int chunk_store(struct worker *w, struct ov_leaf *l, unsigned i, const uint8_t *data,
+        struct hash128 hash, const uint64_t *locs, unsigned n_locs)
 {
 	struct store *s = w->store;
 	uint64_t found[DEDUPE_CANDIDATES];
@@ -279,7 +287,8 @@ static int partial_store(struct worker *w, struct ov_leaf *l, unsigned i, const 
 	if (chunk_is_zero(w->filled))
 		return zero_store(w, l, i);
 	const struct hash128 hash = chunk_hash(&w->store->hasher, w->filled);
-	return chunk_store(w, l, i, w->filled, hash, locs, dedupe_lookup(w->store->dedupe, hash, locs));
+	return chunk_store(
+	        w, l, i, w->filled, hash, locs, dedupe_lookup(w->store->dedupe, hash, locs));
 }
 
 static int slot_store(struct worker *w, struct ov_leaf *l, unsigned i)

@@ -43,8 +43,11 @@ struct capture {
 
 static int add_range(struct capture *c, enum ilog_type type, uint64_t off, uint64_t len)
 {
-	const struct ilog_record rec = {
-		.type = type, .txg = c->txg, .image = c->image ? c->image->id : 0, .off = off, .len = len};
+	const struct ilog_record rec = {.type = type,
+	        .txg = c->txg,
+	        .image = c->image ? c->image->id : 0,
+	        .off = off,
+	        .len = len};
 	return ilog_batch_add(c->store->log, &rec);
 }
 
@@ -74,27 +77,35 @@ static unsigned run_length(const struct ov_leaf *l, unsigned at)
 {
 	unsigned n = 1;
 
-	while (at + n < LEAF_CHUNKS && unlogged(l, at + n) && same_kind(l->slots[at], l->slots[at + n]))
+	while (at + n < LEAF_CHUNKS && unlogged(l, at + n) &&
+	        same_kind(l->slots[at], l->slots[at + n]))
 		n++;
 	return n;
 }
 
 static int add_data(struct capture *c, unsigned n)
 {
-	const struct ilog_record rec = {.type = ILOG_DATA, .txg = c->txg, .image = c->image->id,
-		.off = capture_off(c), .len = (uint64_t)n * CHUNK_SIZE};
+	const struct ilog_record rec = {.type = ILOG_DATA,
+	        .txg = c->txg,
+	        .image = c->image->id,
+	        .off = capture_off(c),
+	        .len = (uint64_t)n * CHUNK_SIZE};
 	void *to;
 	const int r = ilog_batch_reserve(c->store->log, &rec, &to);
 
 	for (unsigned i = 0; r == 0 && i < n; i++)
-		memcpy((uint8_t *)to + (size_t)i * CHUNK_SIZE, slot_buf(c->leaf->slots[c->at + i])->data, CHUNK_SIZE);
+		memcpy((uint8_t *)to + (size_t)i * CHUNK_SIZE,
+		        slot_buf(c->leaf->slots[c->at + i])->data, CHUNK_SIZE);
 	return r;
 }
 
 static int add_share(struct capture *c, const uint64_t *entries, unsigned n)
 {
-	const struct ilog_record rec = {.type = ILOG_SHARE, .txg = c->txg, .image = c->image->id,
-		.off = capture_off(c), .len = (uint64_t)n * 8};
+	const struct ilog_record rec = {.type = ILOG_SHARE,
+	        .txg = c->txg,
+	        .image = c->image->id,
+	        .off = capture_off(c),
+	        .len = (uint64_t)n * 8};
 	void *to;
 	const int r = ilog_batch_reserve(c->store->log, &rec, &to);
 
@@ -106,8 +117,12 @@ static int add_share(struct capture *c, const uint64_t *entries, unsigned n)
 static int add_bytes(void *arg, unsigned off, unsigned len)
 {
 	struct capture *c = arg;
-	const struct ilog_record rec = {.type = ILOG_DATA, .txg = c->txg, .image = c->image->id,
-		.off = capture_off(c) + off, .len = len, .data = slot_buf(c->leaf->slots[c->at])->data + off};
+	const struct ilog_record rec = {.type = ILOG_DATA,
+	        .txg = c->txg,
+	        .image = c->image->id,
+	        .off = capture_off(c) + off,
+	        .len = len,
+	        .data = slot_buf(c->leaf->slots[c->at])->data + off};
 	return ilog_batch_add(c->store->log, &rec);
 }
 
@@ -127,7 +142,8 @@ static int add_run(struct capture *c, unsigned n)
 	if (slot == SLOT_ABSENT)
 		return 0; /* dropped by a punch, which has a record of its own */
 	if (slot == SLOT_HOLE || slot == ENTRY_ZERO)
-		return add_range(c, slot == SLOT_HOLE ? ILOG_PUNCH : ILOG_ZERO, capture_off(c), (uint64_t)n * CHUNK_SIZE);
+		return add_range(c, slot == SLOT_HOLE ? ILOG_PUNCH : ILOG_ZERO, capture_off(c),
+		        (uint64_t)n * CHUNK_SIZE);
 	if (slot_is_ref(slot))
 		return add_share(c, &c->leaf->slots[c->at], n);
 	if (slot_buf(slot)->valid)
@@ -160,7 +176,8 @@ static int add_punches(struct capture *c, struct image_group *ig)
 		struct punch *p = &ig->punches.v[i];
 		if (p->logged)
 			continue;
-		const int r = add_range(c, p->zero ? ILOG_ZERO : ILOG_PUNCH, p->first * LEAF_BYTES, (p->last - p->first) * LEAF_BYTES);
+		const int r = add_range(c, p->zero ? ILOG_ZERO : ILOG_PUNCH, p->first * LEAF_BYTES,
+		        (p->last - p->first) * LEAF_BYTES);
 		if (r < 0)
 			return r;
 		p->logged = true;
@@ -212,8 +229,10 @@ static int add_rows(struct store *s, uint64_t txg)
 	pthread_mutex_lock(&s->rows_lock);
 	const size_t end = MIN(grp->rows.len, grp->rows_commit_only);
 	if (end > grp->rows_logged) {
-		const struct ilog_record rec = {.type = ILOG_ROWS, .txg = txg, .len = end - grp->rows_logged,
-			.data = grp->rows.data + grp->rows_logged};
+		const struct ilog_record rec = {.type = ILOG_ROWS,
+		        .txg = txg,
+		        .len = end - grp->rows_logged,
+		        .data = grp->rows.data + grp->rows_logged};
 		r = ilog_batch_add(s->log, &rec);
 		if (r == 0)
 			grp->rows_logged = end;
@@ -261,7 +280,8 @@ static uint64_t estimate_bytes(const struct flush_waiter *list)
 
 	for (const struct flush_waiter *w = list; w; w = w->next)
 		for (unsigned g = 0; w->image && g < 2; g++)
-			bytes += atomic_load_explicit(&w->image->groups[g].unlogged_bytes, memory_order_relaxed);
+			bytes += atomic_load_explicit(
+			        &w->image->groups[g].unlogged_bytes, memory_order_relaxed);
 	return bytes;
 }
 
@@ -320,8 +340,10 @@ static int flush_batch(struct store *s, const struct flush_waiter *list)
 	if (r < 0) {
 		disable_log(s);
 		if (r != -ENOSPC) {
-			health_set(s, HEALTH_LOG, "the intent log cannot be written (%s); flushes commit whole groups until it is replaced",
-				strerror(-r));
+			health_set(s, HEALTH_LOG,
+			        "the intent log cannot be written (%s); flushes commit whole "
+			        "groups until it is replaced",
+			        strerror(-r));
 		}
 		return txg_wait(s, atomic_load(&s->txg_open));
 	}

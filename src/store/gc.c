@@ -56,7 +56,7 @@ struct gc_marks {
 	_Atomic bool sweeping; /* unmarked slots may not be shared any more */
 	uint64_t *nodes;       /* one bit a node id below n_nodes; NULL after the first pass */
 	uint64_t n_nodes;
-	uint64_t linger_txg;   /* marks_lock; see end_marks(); 0: the pass is not over */
+	uint64_t linger_txg; /* marks_lock; see end_marks(); 0: the pass is not over */
 };
 
 struct pass {
@@ -173,7 +173,8 @@ static int commit(struct store *s)
 	return txg_wait(s, atomic_load(&s->txg_open));
 }
 
-static int sweep_segment(struct pass *p, const struct segment_row *row, long i, uint64_t *batch_bytes)
+static int sweep_segment(
+        struct pass *p, const struct segment_row *row, long i, uint64_t *batch_bytes)
 {
 	struct segments *ss = p->store->segments;
 	const struct slotset *set = &p->marks->set;
@@ -200,7 +201,9 @@ static int sweep_segment(struct pass *p, const struct segment_row *row, long i, 
 		}
 		/* Unreadable or busy: it keeps its space for now; check names what is damaged.  No space:
 		 * there may be segments yet that need none to be freed. */
-		return r == -EIO || r == -EUCLEAN || r == -EBUSY || r == -ENOSPC || r == -EDQUOT ? 0 : r;
+		return r == -EIO || r == -EUCLEAN || r == -EBUSY || r == -ENOSPC || r == -EDQUOT
+		               ? 0
+		               : r;
 	}
 	return 0;
 }
@@ -214,7 +217,8 @@ static int sweep(struct pass *p)
 	int r = 0;
 
 	for (size_t i = 0; r == 0 && i < set->n && !s->stopping; i++) {
-		if (segments_list(s->segments, set->ids[i] - 1, &row, 1) != 1 || row.id != set->ids[i])
+		if (segments_list(s->segments, set->ids[i] - 1, &row, 1) != 1 ||
+		        row.id != set->ids[i])
 			continue;
 		r = sweep_segment(p, &row, (long)i, &batch_bytes);
 		if (r == 0 && batch_bytes >= REWRITE_BATCH_BYTES) {
@@ -320,7 +324,8 @@ static int run_marked(struct pass *p)
 	if (r < 0 || s->stopping)
 		return r < 0 ? r : -EINTR;
 	if (p->damaged) {
-		log_error("a damaged map hides what is in use: no space can be reclaimed until 'weir check' finds no damaged map");
+		log_error("a damaged map hides what is in use: no space can be reclaimed until "
+		          "'weir check' finds no damaged map");
 		return -EIO;
 	}
 	atomic_store(&p->marks->sweeping, true);
@@ -450,8 +455,10 @@ static void heal_segment(struct store *s, const struct gc_heal *v, unsigned n)
 		log_note("segment %llu: %u damaged chunks written again", segment, used);
 	}
 	if (used < n)
-		log_warn("segment %llu: %u damaged chunks could not be written again: %s", segment, n - used,
-			r < 0 ? strerror(-r) : "what they were is not known for sure, or there is no room");
+		log_warn("segment %llu: %u damaged chunks could not be written again: %s", segment,
+		        n - used,
+		        r < 0 ? strerror(-r)
+		              : "what they were is not known for sure, or there is no room");
 }
 
 /*
@@ -522,10 +529,12 @@ static int run_all(struct store *s, struct pass *p)
 	return r;
 }
 
-int store_gc(struct store *s, bool full, gc_progress_fn *fn, void *arg, struct gc_report *ret_report)
+int store_gc(
+        struct store *s, bool full, gc_progress_fn *fn, void *arg, struct gc_report *ret_report)
 {
 	struct gc_report report = {0};
-	struct pass p = {.store = s, .full = full, .progress = fn, .progress_arg = arg, .report = &report};
+	struct pass p = {
+	        .store = s, .full = full, .progress = fn, .progress_arg = arg, .report = &report};
 
 	if (s->cfg.read_only)
 		return -EROFS;
@@ -593,8 +602,9 @@ static void *gc_main(void *arg)
 		failed = r < 0;
 		if (r == 0)
 			log_note("space reclaimed: %llu bytes, %llu segments freed, %llu rewritten",
-				(unsigned long long)report.freed_bytes, (unsigned long long)report.segments_freed,
-				(unsigned long long)report.segments_rewritten);
+			        (unsigned long long)report.freed_bytes,
+			        (unsigned long long)report.segments_freed,
+			        (unsigned long long)report.segments_rewritten);
 		else if (r != -EINTR)
 			log_error("reclaiming space failed: error %d", -r);
 	}

@@ -12,9 +12,9 @@
 #include <errno.h>
 #include <sys/mman.h>
 
-#define PAGE_BYTES 4096ull
-#define HUGE_BYTES (2ull << 20)
-#define BYTES_MAX  (1ull << 46)
+#define PAGE_BYTES       4096ull
+#define HUGE_BYTES       (2ull << 20)
+#define BYTES_MAX        (1ull << 46)
 #define WARM_SLICE_BYTES (16ull << 20)
 
 int hugemem_alloc(uint64_t bytes, void **ret_mem)
@@ -54,7 +54,8 @@ void hugemem_warm(void *mem, uint64_t bytes, const _Atomic bool *stop)
 	const uint64_t end = ROUND_UP(bytes, PAGE_BYTES);
 
 	for (uint64_t at = 0; at < end && !*stop; at += WARM_SLICE_BYTES)
-		if (madvise((char *)mem + at, MIN(WARM_SLICE_BYTES, end - at), MADV_POPULATE_WRITE) < 0)
+		if (madvise((char *)mem + at, MIN(WARM_SLICE_BYTES, end - at),
+		            MADV_POPULATE_WRITE) < 0)
 			return; /* Linux 5.14 and later; without, pages come as they are used */
 }
 

@@ -33,7 +33,8 @@ static pthread_mutex_t *shard_of(struct store *s, unsigned bucket)
 	return &s->shards[bucket % OVERLAY_SHARDS];
 }
 
-static struct ov_leaf *leaf_find(struct group *grp, unsigned bucket, const struct image *img, uint64_t index)
+static struct ov_leaf *leaf_find(
+        struct group *grp, unsigned bucket, const struct image *img, uint64_t index)
 {
 	struct ov_leaf *l = grp->buckets[bucket];
 
@@ -43,7 +44,8 @@ static struct ov_leaf *leaf_find(struct group *grp, unsigned bucket, const struc
 }
 
 /* Shard lock held. */
-static struct ov_leaf *leaf_get(struct group *grp, unsigned g, unsigned bucket, struct image *img, uint64_t index)
+static struct ov_leaf *leaf_get(
+        struct group *grp, unsigned g, unsigned bucket, struct image *img, uint64_t index)
 {
 	struct ov_leaf *l = leaf_find(grp, bucket, img, index);
 	if (l)
@@ -74,7 +76,8 @@ static void leaf_unlogged(struct ov_leaf *l, unsigned g, unsigned i, unsigned n)
 		fresh += !(l->unlogged[i / 64] & bit);
 		l->unlogged[i / 64] |= bit;
 	}
-	atomic_fetch_add_explicit(&ig->unlogged_bytes, (uint64_t)fresh * CHUNK_SIZE, memory_order_relaxed);
+	atomic_fetch_add_explicit(
+	        &ig->unlogged_bytes, (uint64_t)fresh * CHUNK_SIZE, memory_order_relaxed);
 	if (l->on_unlogged)
 		return;
 	pthread_mutex_lock(&l->image->lock);
@@ -222,8 +225,8 @@ static void spares_release(struct store *s, struct spares *sp)
 }
 
 /* Shard lock held.  data NULL: zeros. */
-static int slot_write(struct store *s, struct spares *sp, uint64_t *slot, bool punched, unsigned off,
-	const void *data, unsigned len)
+static int slot_write(struct store *s, struct spares *sp, uint64_t *slot, bool punched,
+        unsigned off, const void *data, unsigned len)
 {
 	struct buf *b = slot_is_buf(*slot) ? slot_buf(*slot) : NULL;
 
@@ -255,8 +258,8 @@ static int slot_write(struct store *s, struct spares *sp, uint64_t *slot, bool p
 	return 0;
 }
 
-static bool leaf_punched(struct image *img, unsigned g, uint64_t index, const struct punch *ret_punch[1],
-	struct punch *copy)
+static bool leaf_punched(struct image *img, unsigned g, uint64_t index,
+        const struct punch *ret_punch[1], struct punch *copy)
 {
 	struct image_group *ig = &img->groups[g];
 
@@ -294,7 +297,8 @@ static int leaf_write(struct image *img, uint64_t off, const uint8_t *data, size
 	}
 	const bool punched = leaf_punched(img, g, index, &punch, &copy);
 	const unsigned first = (unsigned)(off / CHUNK_SIZE % LEAF_CHUNKS);
-	leaf_unlogged(l, g, first, len ? (unsigned)((off % LEAF_BYTES + len - 1) / CHUNK_SIZE) - first + 1 : 0);
+	leaf_unlogged(l, g, first,
+	        len ? (unsigned)((off % LEAF_BYTES + len - 1) / CHUNK_SIZE) - first + 1 : 0);
 	while (len > 0 && r == 0) {
 		const unsigned i = (unsigned)(off / CHUNK_SIZE % LEAF_CHUNKS);
 		const unsigned in = (unsigned)(off % CHUNK_SIZE);
@@ -337,7 +341,8 @@ int store_write(struct image *img, uint64_t off, const void *data, size_t len)
 }
 
 /* Sets n slots of one leaf to a constant: SLOT_HOLE or ENTRY_ZERO, or to entries[] where given. */
-static int leaf_set(struct image *img, uint64_t first, unsigned n, uint64_t slot, const uint64_t *slots)
+static int leaf_set(
+        struct image *img, uint64_t first, unsigned n, uint64_t slot, const uint64_t *slots)
 {
 	struct store *s = img->store;
 	const unsigned g = atomic_load(&s->txg_open) & 1;
@@ -475,7 +480,8 @@ static int share_slot(struct store *s, struct ov_view *v, uint64_t entry, uint64
 }
 
 /* Shares up to n chunks, all within one leaf on either side; *ret_n were shared. */
-static int share_run(struct image *src, uint64_t from, struct image *dst, uint64_t to, unsigned n, unsigned *ret_n)
+static int share_run(struct image *src, uint64_t from, struct image *dst, uint64_t to, unsigned n,
+        unsigned *ret_n)
 {
 	struct store *s = src->store;
 	struct ov_view views[LEAF_CHUNKS];
@@ -509,7 +515,8 @@ int overlay_set(struct image *img, uint64_t chunk, uint64_t entry)
 	return leaf_set(img, chunk, 1, entry, NULL);
 }
 
-int store_share(struct image *src, uint64_t src_off, struct image *dst, uint64_t dst_off, uint64_t len, uint64_t *ret_len)
+int store_share(struct image *src, uint64_t src_off, struct image *dst, uint64_t dst_off,
+        uint64_t len, uint64_t *ret_len)
 {
 	const uint64_t from = src_off / CHUNK_SIZE, to = dst_off / CHUNK_SIZE, n = len / CHUNK_SIZE;
 	struct store *s = dst->store;
@@ -521,9 +528,11 @@ int store_share(struct image *src, uint64_t src_off, struct image *dst, uint64_t
 	image_mark_dirty(dst, g);
 	atomic_fetch_add_explicit(&s->groups[g].bytes, n, memory_order_relaxed);
 	while (done < n) {
-		const uint64_t left = MIN(LEAF_CHUNKS - (from + done) % LEAF_CHUNKS, LEAF_CHUNKS - (to + done) % LEAF_CHUNKS);
+		const uint64_t left = MIN(LEAF_CHUNKS - (from + done) % LEAF_CHUNKS,
+		        LEAF_CHUNKS - (to + done) % LEAF_CHUNKS);
 		unsigned shared;
-		r = share_run(src, from + done, dst, to + done, (unsigned)MIN(n - done, left), &shared);
+		r = share_run(
+		        src, from + done, dst, to + done, (unsigned)MIN(n - done, left), &shared);
 		if (r < 0)
 			break;
 		done += shared;
@@ -553,7 +562,7 @@ static void view_under(struct ov_view *v, uint64_t slot, const struct punch *pun
 }
 
 static void view_chunk(struct ov_view *v, uint64_t slot, const struct punch *punch, uint64_t under,
-	const struct punch *under_punch)
+        const struct punch *under_punch)
 {
 	*v = (struct ov_view){.rest = SLOT_ABSENT};
 	if (slot_is_buf(slot)) {
@@ -591,7 +600,7 @@ void overlay_view(struct image *img, uint64_t first, unsigned n, struct ov_view 
 	for (unsigned k = 0; k < n; k++) {
 		const unsigned i = (unsigned)(first + k) % LEAF_CHUNKS;
 		view_chunk(&ret_views[k], la ? la->slots[i] : SLOT_ABSENT, pa,
-			lf ? lf->slots[i] : SLOT_ABSENT, pf);
+		        lf ? lf->slots[i] : SLOT_ABSENT, pf);
 	}
 	pthread_mutex_unlock(shard_of(s, bucket));
 }

@@ -36,9 +36,9 @@ struct store_state {
 };
 
 struct image_row {
-	uint64_t image;    /* = inode number */
-	uint64_t root;     /* node id, 0: all hole */
-	uint32_t height;   /* levels of nodes: 0 none, 1 the root is a leaf .. 4 */
+	uint64_t image;       /* = inode number */
+	uint64_t root;        /* node id, 0: all hole */
+	uint32_t height;      /* levels of nodes: 0 none, 1 the root is a leaf .. 4 */
 	uint64_t data_chunks; /* entries in state data */
 	uint64_t zero_chunks; /* entries in state zero */
 	uint64_t snap_epoch;  /* nodes born at or before this are shared with a snapshot */
@@ -52,8 +52,8 @@ struct segment_row {
 	uint32_t tier;   /* 0 */
 	uint32_t domain; /* crypto domain; 0 */
 	enum segment_state state;
-	uint32_t bytes;       /* committed length of the file's frames area; what lies past it is void */
-	uint32_t slots;       /* slots assigned */
+	uint32_t bytes; /* committed length of the file's frames area; what lies past it is void */
+	uint32_t slots; /* slots assigned */
 	uint32_t live_chunks; /* as of the last GC mark; = slots when never marked */
 	uint32_t live_bytes;  /* estimate, stored bytes of live frames */
 	uint32_t file_bytes;  /* length of the file, header and footer included */
@@ -78,9 +78,9 @@ struct meta_ops {
 
 	int (*begin)(struct meta *m);
 	int (*node_put)(struct meta *m, uint64_t id, const void *blob, size_t len);
-	int (*node_del)(struct meta *m, uint64_t id);       /* 0 when it is not there */
+	int (*node_del)(struct meta *m, uint64_t id); /* 0 when it is not there */
 	int (*image_put)(struct meta *m, const struct image_row *row);
-	int (*image_del)(struct meta *m, uint64_t image);   /* 0 when it is not there */
+	int (*image_del)(struct meta *m, uint64_t image); /* 0 when it is not there */
 	int (*segment_put)(struct meta *m, const struct segment_row *row);
 	int (*segment_del)(struct meta *m, uint64_t id);
 	/* Applies namespace rows, in order.  Rows are idempotent "put"s and "del"s. */

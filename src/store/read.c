@@ -40,7 +40,8 @@ struct read_ctx {
 	struct ov_view views[READ_CHUNKS_MAX];
 	uint64_t missing[READ_CHUNKS_MAX]; /* locations, sorted, distinct */
 	unsigned n_missing;
-	unsigned failed; /* of a failed read: the first chunk whose segment could not give it; n: none */
+	unsigned
+	        failed; /* of a failed read: the first chunk whose segment could not give it; n: none */
 };
 
 static struct read_ctx *ctx_get(struct store *s)
@@ -129,11 +130,13 @@ static void fetch_chunk(struct fetch *f, uint64_t loc, const uint8_t *data, stru
 
 	for (unsigned i = 0; i < c->n; i++) {
 		struct pin *p = &c->pins[i];
-		if (entry_state(c->entries[i]) != ENTRY_DATA || entry_loc(c->entries[i]) != loc || p->cached || p->own)
+		if (entry_state(c->entries[i]) != ENTRY_DATA || entry_loc(c->entries[i]) != loc ||
+		        p->cached || p->own)
 			continue;
 		if (entry_check(c->entries[i]) != hash_check(hash)) {
-			log_error("map entry %016llx does not match chunk %llu:%u", (unsigned long long)c->entries[i],
-				(unsigned long long)loc_segment(loc), loc_slot(loc));
+			log_error("map entry %016llx does not match chunk %llu:%u",
+			        (unsigned long long)c->entries[i],
+			        (unsigned long long)loc_segment(loc), loc_slot(loc));
 			f->error = -EIO;
 			continue;
 		}
@@ -148,7 +151,8 @@ static void fetch_chunk(struct fetch *f, uint64_t loc, const uint8_t *data, stru
 	}
 }
 
-static void fetch_frame(void *arg, uint64_t loc, unsigned n, const uint8_t *chunks, const struct hash128 *hashes)
+static void fetch_frame(
+        void *arg, uint64_t loc, unsigned n, const uint8_t *chunks, const struct hash128 *hashes)
 {
 	struct fetch *f = arg;
 	struct read_ctx *c = f->c;
@@ -205,7 +209,8 @@ static int ctx_resolve(struct read_ctx *c, struct image *img, uint64_t first)
 		}
 		for (unsigned i = done; i < done + n; i++)
 			if (c->views[i].rest != SLOT_ABSENT)
-				c->entries[i] = c->views[i].rest == SLOT_HOLE ? ENTRY_HOLE : c->views[i].rest;
+				c->entries[i] = c->views[i].rest == SLOT_HOLE ? ENTRY_HOLE
+				                                              : c->views[i].rest;
 		done += n;
 	}
 	return 0;
@@ -240,7 +245,8 @@ static unsigned ctx_failed(const struct read_ctx *c)
 {
 	unsigned i = 0;
 
-	while (i < c->n && (entry_state(c->entries[i]) != ENTRY_DATA || c->pins[i].cached || c->pins[i].own))
+	while (i < c->n &&
+	        (entry_state(c->entries[i]) != ENTRY_DATA || c->pins[i].cached || c->pins[i].own))
 		i++;
 	return i;
 }
@@ -296,8 +302,8 @@ static void ctx_iov(struct read_ctx *c, uint64_t off, size_t len, struct readv *
 		if (last && (uint8_t *)last->iov_base + last->iov_len == at) {
 			last->iov_len += n;
 		} else if (last && at == zeros && last->iov_base >= (void *)zeros &&
-			   (uint8_t *)last->iov_base + last->iov_len + n <= zeros + READ_MAX &&
-			   (const uint8_t *)last->iov_base < zeros + READ_MAX) {
+		           (uint8_t *)last->iov_base + last->iov_len + n <= zeros + READ_MAX &&
+		           (const uint8_t *)last->iov_base < zeros + READ_MAX) {
 			last->iov_len += n; /* a longer run of the same zeros */
 		} else {
 			c->iov[n_iov++] = (struct iovec){at, n};
@@ -310,7 +316,8 @@ static void ctx_iov(struct read_ctx *c, uint64_t off, size_t len, struct readv *
 }
 
 /* Says where a read of n chunks failed. */
-static void read_failed(const struct read_ctx *c, const struct image *img, uint64_t first, unsigned n)
+static void read_failed(
+        const struct read_ctx *c, const struct image *img, uint64_t first, unsigned n)
 {
 	struct store *s = img->store;
 	const unsigned long long image = img->id;
@@ -319,12 +326,15 @@ static void read_failed(const struct read_ctx *c, const struct image *img, uint6
 	if (c->failed < n) {
 		const uint64_t loc = entry_loc(c->entries[c->failed]);
 		health_set(s, HEALTH_DAMAGE,
-			"cannot read image %llu at %llu: segment %llu slot %u is damaged or unreadable; 'weir check --data' tells what is lost",
-			image, (unsigned long long)(first + c->failed) * CHUNK_SIZE, (unsigned long long)loc_segment(loc), loc_slot(loc));
+		        "cannot read image %llu at %llu: segment %llu slot %u is damaged or "
+		        "unreadable; 'weir check --data' tells what is lost",
+		        image, (unsigned long long)(first + c->failed) * CHUNK_SIZE,
+		        (unsigned long long)loc_segment(loc), loc_slot(loc));
 	} else {
 		health_set(s, HEALTH_DAMAGE,
-			"cannot read image %llu at %llu, %u chunks: its map is damaged or unreadable; 'weir check' tells what is lost",
-			image, (unsigned long long)first * CHUNK_SIZE, n);
+		        "cannot read image %llu at %llu, %u chunks: its map is damaged or "
+		        "unreadable; 'weir check' tells what is lost",
+		        image, (unsigned long long)first * CHUNK_SIZE, n);
 	}
 }
 
@@ -401,7 +411,8 @@ struct entry_fetch {
 	int result;
 };
 
-static void entry_frame(void *arg, uint64_t loc, unsigned n, const uint8_t *chunks, const struct hash128 *hashes)
+static void entry_frame(
+        void *arg, uint64_t loc, unsigned n, const uint8_t *chunks, const struct hash128 *hashes)
 {
 	struct entry_fetch *f = arg;
 
@@ -465,7 +476,9 @@ static int seek_leaf(struct image *img, uint64_t leaf, bool hole, uint64_t *ret_
 	const uint64_t from = overlay_skip_punched(img, leaf, hole);
 	const uint64_t dirty = overlay_next_leaf(img, from, hole);
 	uint64_t chunk = IMAGE_CHUNKS_MAX;
-	const int r = from < IMAGE_CHUNKS_MAX / LEAF_CHUNKS ? map_next(img->map, from * LEAF_CHUNKS, hole, &chunk) : 0;
+	const int r = from < IMAGE_CHUNKS_MAX / LEAF_CHUNKS
+	                      ? map_next(img->map, from * LEAF_CHUNKS, hole, &chunk)
+	                      : 0;
 
 	if (r < 0)
 		return r;
@@ -526,7 +539,8 @@ static int next_changed_leaf(struct image *img, uint64_t leaf, uint64_t *ret_lea
 	if (r < 0)
 		return r;
 	const uint64_t mapped = chunk / LEAF_CHUNKS;
-	*ret_leaf = MIN(with_slots, mapped == punched ? punched : overlay_next_leaf(img, mapped, true));
+	*ret_leaf =
+	        MIN(with_slots, mapped == punched ? punched : overlay_next_leaf(img, mapped, true));
 	return 0;
 }
 

@@ -54,7 +54,8 @@ void readahead_note(struct image *img, uint64_t off, size_t len, bool missed)
 		atomic_store_explicit(&img->read_streak, 0, memory_order_relaxed);
 		return;
 	}
-	const unsigned streak = atomic_fetch_add_explicit(&img->read_streak, 1, memory_order_relaxed) + 1;
+	const unsigned streak =
+	        atomic_fetch_add_explicit(&img->read_streak, 1, memory_order_relaxed) + 1;
 	uint64_t end = atomic_load_explicit(&img->read_ahead_end, memory_order_relaxed);
 	if (streak < AHEAD_STREAK)
 		return;
@@ -63,7 +64,8 @@ void readahead_note(struct image *img, uint64_t off, size_t len, bool missed)
 		return; /* all of it is cached as it is */
 	if (!inside)
 		end = off + len;
-	while (end < off + len + AHEAD_BYTES && end + READ_MAX <= IMAGE_SIZE_MAX && enqueue(ra, img, end))
+	while (end < off + len + AHEAD_BYTES && end + READ_MAX <= IMAGE_SIZE_MAX &&
+	        enqueue(ra, img, end))
 		end += READ_MAX;
 	atomic_store_explicit(&img->read_ahead_end, end, memory_order_relaxed);
 }

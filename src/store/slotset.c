@@ -2,8 +2,8 @@
 
 #include <errno.h>
 
-int slotset_init(struct slotset *set, struct segments *ss, uint64_t after, uint64_t until, bool sealed_only,
-	size_t n_max, uint64_t *ret_last)
+int slotset_init(struct slotset *set, struct segments *ss, uint64_t after, uint64_t until,
+        bool sealed_only, size_t n_max, uint64_t *ret_last)
 {
 	struct segment_row rows[256];
 	uint64_t *ids = NULL;

@@ -20,11 +20,11 @@
 #include "base/clock.h"
 #include "store/store-priv.h"
 
-#define SPACE_CHECK_NS (NS_PER_SEC / 5)
+#define SPACE_CHECK_NS    (NS_PER_SEC / 5)
 #define SPACE_AGAIN_BYTES (4ull << 20)
-#define SLEEP_NS_MIN   (100 * 1000ull) /* shorter waits are saved up */
-#define SLEEP_NS_MAX   (20 * NS_PER_MS)
-#define FULL_SLEEP_NS  (1 * NS_PER_MS)
+#define SLEEP_NS_MIN      (100 * 1000ull) /* shorter waits are saved up */
+#define SLEEP_NS_MAX      (20 * NS_PER_MS)
+#define FULL_SLEEP_NS     (1 * NS_PER_MS)
 
 /* Overhead on what is stored: frame headers, hashes, footers, map nodes. */
 #define OVERHEAD_DIV 16
@@ -32,7 +32,7 @@
 static uint64_t overlay_used(struct store *s)
 {
 	const uint64_t leaves = atomic_load_explicit(&s->groups[0].n_leaves, memory_order_relaxed) +
-				atomic_load_explicit(&s->groups[1].n_leaves, memory_order_relaxed);
+	                        atomic_load_explicit(&s->groups[1].n_leaves, memory_order_relaxed);
 	return bufpool_used(s->bufs) + leaves * sizeof(struct ov_leaf);
 }
 
@@ -71,9 +71,10 @@ static int space_refuse(struct store *s, size_t len)
 	if (space_left(s) >= len + len / OVERHEAD_DIV)
 		return 0;
 	health_set(s, HEALTH_SPACE,
-		"no space: the datastore's filesystem is full but for a reserve of %llu MiB; writes fail until files are deleted"
-		" ('weir gc' collects at once) or space is freed there",
-		(unsigned long long)(s->cfg.reserve_bytes >> 20));
+	        "no space: the datastore's filesystem is full but for a reserve of %llu MiB; "
+	        "writes fail until files are deleted"
+	        " ('weir gc' collects at once) or space is freed there",
+	        (unsigned long long)(s->cfg.reserve_bytes >> 20));
 	return -ENOSPC;
 }
 
@@ -96,7 +97,8 @@ static void sleep_ns(uint64_t ns)
 /* Admits len bytes at the rate that fits the overlay's fill. */
 static void pace(struct store *s, uint64_t used, size_t len)
 {
-	const uint64_t limit = s->cfg.overlay_bytes - s->cfg.overlay_bytes / 8, start = s->cfg.overlay_bytes / 10 * 6;
+	const uint64_t limit = s->cfg.overlay_bytes - s->cfg.overlay_bytes / 8,
+	               start = s->cfg.overlay_bytes / 10 * 6;
 
 	if (used <= start)
 		return;
@@ -130,7 +132,8 @@ int store_throttle(struct store *s, size_t len)
 		const uint64_t used = overlay_used(s);
 		const unsigned g = atomic_load_explicit(&s->txg_open, memory_order_relaxed) & 1;
 		if (used > s->cfg.overlay_bytes / 10 * 4 &&
-			atomic_load_explicit(&s->groups[g].bytes, memory_order_relaxed) > s->cfg.overlay_bytes / 8)
+		        atomic_load_explicit(&s->groups[g].bytes, memory_order_relaxed) >
+		                s->cfg.overlay_bytes / 8)
 			txg_kick(s);
 		if (used + len <= limit) {
 			pace(s, used, len);

@@ -82,13 +82,13 @@ struct ov_leaf {
 
 /* An image's part of a group. */
 struct image_group {
-	struct ov_leaf *leaves;    /* image.lock */
-	struct ov_leaf *unlogged;  /* image.lock */
-	struct punches punches;    /* image.lock */
-	_Atomic uint32_t n_punches; /* = punches.n, readable without the lock */
+	struct ov_leaf *leaves;          /* image.lock */
+	struct ov_leaf *unlogged;        /* image.lock */
+	struct punches punches;          /* image.lock */
+	_Atomic uint32_t n_punches;      /* = punches.n, readable without the lock */
 	_Atomic uint64_t unlogged_bytes; /* estimate of a flush's size */
-	struct image *dirty_next;  /* images_lock */
-	bool dirty;                /* images_lock; on the group's list, which holds a reference */
+	struct image *dirty_next;        /* images_lock */
+	bool dirty; /* images_lock; on the group's list, which holds a reference */
 	bool deleted, deleted_logged; /* image.lock */
 };
 
@@ -106,10 +106,11 @@ struct image {
 };
 
 struct group {
-	struct ov_leaf **buckets;  /* OVERLAY_BUCKETS; bucket b under shard lock b % OVERLAY_SHARDS */
-	struct image *dirty;       /* images_lock */
-	struct bytes_out rows;     /* rows_lock */
-	size_t rows_logged;        /* rows_lock: how far the intent log has them */
+	struct ov_leaf *
+	        *buckets;      /* OVERLAY_BUCKETS; bucket b under shard lock b % OVERLAY_SHARDS */
+	struct image *dirty;   /* images_lock */
+	struct bytes_out rows; /* rows_lock */
+	size_t rows_logged;    /* rows_lock: how far the intent log has them */
 	/*
 	 * rows_lock: what the freeze collected begins here; SIZE_MAX while active.  Those rows tell
 	 * sizes of images whose content a flush of another image does not log: they are for
@@ -118,22 +119,22 @@ struct group {
 	size_t rows_commit_only;
 	_Atomic uint64_t n_leaves;
 	_Atomic uint32_t n_deleted; /* images */
-	_Atomic uint64_t bytes;    /* of content written into it, for the commit trigger */
-	uint64_t log_off, log_seq; /* where the log's head was when it was frozen */
+	_Atomic uint64_t bytes;     /* of content written into it, for the commit trigger */
+	uint64_t log_off, log_seq;  /* where the log's head was when it was frozen */
 };
 
 /* Waiting for groups to be committed, and asking for it. */
 struct txg_control {
 	pthread_mutex_t lock;
-	pthread_cond_t wake;      /* the txg thread */
-	pthread_cond_t done;      /* waiters */
-	uint64_t wanted;          /* commit at least up to this group */
+	pthread_cond_t wake;        /* the txg thread */
+	pthread_cond_t done;        /* waiters */
+	uint64_t wanted;            /* commit at least up to this group */
 	_Atomic uint64_t committed; /* last committed group; written under lock */
-	uint64_t attempts;        /* finished commit attempts, good or bad */
-	int error;                /* of the last attempt */
-	uint64_t stored;          /* the group whose chunks are in segments, synced; the txg thread's */
-	unsigned failed_in_row;   /* attempts at the present group; the txg thread's */
-	uint64_t maps_unsure;     /* maps_unsure() when this attempt began; the txg thread's */
+	uint64_t attempts;          /* finished commit attempts, good or bad */
+	int error;                  /* of the last attempt */
+	uint64_t stored; /* the group whose chunks are in segments, synced; the txg thread's */
+	unsigned failed_in_row; /* attempts at the present group; the txg thread's */
+	uint64_t maps_unsure;   /* maps_unsure() when this attempt began; the txg thread's */
 	bool stop, running, has_thread;
 	pthread_t thread;
 };
@@ -160,9 +161,9 @@ struct flush_control {
 struct gc_control {
 	pthread_mutex_t run_lock; /* one collection at a time */
 	pthread_mutex_t heal_lock;
-	struct gc_marks *marks; /* non-NULL while a collection runs; see gc.c */
+	struct gc_marks *marks;      /* non-NULL while a collection runs; see gc.c */
 	pthread_rwlock_t marks_lock; /* of the pointer */
-	struct gc_heal *heals;  /* heal_lock */
+	struct gc_heal *heals;       /* heal_lock */
 	unsigned n_heals;
 	pthread_mutex_t dead_lock;
 	const uint64_t *dead_nodes; /* dead_lock: to be deleted by the next transaction */
@@ -217,15 +218,16 @@ struct store {
 	bool has_index_thread, has_gc_thread;
 	_Atomic bool stopping;
 	_Atomic bool index_loading;
-	uint8_t uuid[16];               /* constant; state is the txg thread's */
-	uint64_t index_txg;             /* the group that a saved index must be of */
-	_Atomic uint64_t frozen_at_ns;  /* when the last group was frozen */
-	_Atomic uint64_t throttle_bps;  /* how fast commits were lately, bytes/s */
-	_Atomic uint64_t pace_ns;       /* next slot of time for a throttled write */
+	uint8_t uuid[16];              /* constant; state is the txg thread's */
+	uint64_t index_txg;            /* the group that a saved index must be of */
+	_Atomic uint64_t frozen_at_ns; /* when the last group was frozen */
+	_Atomic uint64_t throttle_bps; /* how fast commits were lately, bytes/s */
+	_Atomic uint64_t pace_ns;      /* next slot of time for a throttled write */
 
 	/* health and counters */
 	struct health health;
-	_Atomic int commit_error; /* of the last attempt to commit; writers get it until one works */
+	_Atomic int
+	        commit_error; /* of the last attempt to commit; writers get it until one works */
 	_Atomic uint64_t space_free_bytes, space_total_bytes, space_checked_ns;
 	struct {
 		_Atomic uint64_t commits, failures, last_commit_wall_ns, last_commit_ns;
@@ -253,9 +255,11 @@ void overlay_free(struct store *s);
  * ret[i].state tells what else is to be read.
  */
 struct ov_view {
-	struct buf *top;  /* referenced; NULL if none */
-	struct buf *under; /* partly valid buffer of the frozen group below a partly valid top; referenced */
-	uint64_t rest;    /* where the remaining bytes come from: SLOT_ABSENT: the map; SLOT_HOLE, ENTRY_ZERO, or a map entry */
+	struct buf *top; /* referenced; NULL if none */
+	struct buf *
+	        under; /* partly valid buffer of the frozen group below a partly valid top; referenced */
+	uint64_t
+	        rest; /* where the remaining bytes come from: SLOT_ABSENT: the map; SLOT_HOLE, ENTRY_ZERO, or a map entry */
 };
 void overlay_view(struct image *img, uint64_t first, unsigned n, struct ov_view *ret_views);
 void ov_view_release(struct store *s, struct ov_view *v);

@@ -62,7 +62,8 @@ static int replay_image(struct store *s, const struct ilog_record *rec)
 	struct image *img;
 	int r;
 
-	if (rec->type != ILOG_SHARE && (rec->off > IMAGE_SIZE_MAX || rec->len > IMAGE_SIZE_MAX - rec->off))
+	if (rec->type != ILOG_SHARE &&
+	        (rec->off > IMAGE_SIZE_MAX || rec->len > IMAGE_SIZE_MAX - rec->off))
 		return -EUCLEAN;
 	if (rec->type == ILOG_DELETE)
 		return store_image_delete(s, rec->image);
@@ -98,7 +99,8 @@ static int recover(struct store *s, struct errmsg *em)
 {
 	struct store_state *st = &s->state;
 	uint64_t off, seq;
-	int r = ilog_replay(s->log, st->log_epoch, st->log_tail_off, st->log_tail_seq, replay_record, s, &off, &seq, em);
+	int r = ilog_replay(s->log, st->log_epoch, st->log_tail_off, st->log_tail_seq,
+	        replay_record, s, &off, &seq, em);
 
 	if (r == -EUCLEAN)
 		return r;
@@ -112,7 +114,8 @@ static int recover(struct store *s, struct errmsg *em)
 	st->log_epoch = epoch;
 	r = txg_commit_now(s);
 	if (r < 0)
-		return errmsg_set(em, r, "cannot commit what the intent log held: %s", strerror(-r));
+		return errmsg_set(
+		        em, r, "cannot commit what the intent log held: %s", strerror(-r));
 	return 0;
 }
 
@@ -132,7 +135,8 @@ static void index_rebuild(struct store *s)
 	uint64_t after = 0;
 	unsigned n, slots;
 
-	while (hashes && !s->stopping && (n = segments_list(s->segments, after, rows, ARRAY_SIZE(rows))) > 0) {
+	while (hashes && !s->stopping &&
+	        (n = segments_list(s->segments, after, rows, ARRAY_SIZE(rows))) > 0) {
 		for (unsigned i = 0; i < n && !s->stopping; i++) {
 			after = rows[i].id;
 			if (segments_hashes(s->segments, after, hashes, &slots) < 0)
@@ -181,7 +185,8 @@ int store_create(struct io *io, uint64_t log_bytes, const uint8_t uuid[16], stru
 
 static void set_defaults(struct store_config *c)
 {
-	c->overlay_bytes = MAX(c->overlay_bytes ? c->overlay_bytes : OVERLAY_DEFAULT_BYTES, OVERLAY_MIN_BYTES);
+	c->overlay_bytes =
+	        MAX(c->overlay_bytes ? c->overlay_bytes : OVERLAY_DEFAULT_BYTES, OVERLAY_MIN_BYTES);
 	c->index_bytes = c->index_bytes ? c->index_bytes : INDEX_DEFAULT_BYTES;
 	c->map_bytes = c->map_bytes ? c->map_bytes : MAP_DEFAULT_BYTES;
 	c->txg_ns = c->txg_ns ? c->txg_ns : TXG_DEFAULT_NS;
@@ -230,12 +235,12 @@ static int open_parts(struct store *s, struct errmsg *em)
 {
 	const struct store_config *c = &s->cfg;
 	const struct segments_config sc = {
-		.io = c->io,
-		.meta = c->meta,
-		.next_segment = s->state.next_segment,
-		.table_bytes = TABLE_BYTES,
-		.hasher = &s->hasher,
-		.read_only = c->read_only,
+	        .io = c->io,
+	        .meta = c->meta,
+	        .next_segment = s->state.next_segment,
+	        .table_bytes = TABLE_BYTES,
+	        .hasher = &s->hasher,
+	        .read_only = c->read_only,
 	};
 	struct segments_config with_uuid = sc;
 	uint64_t log_bytes, used;
@@ -364,12 +369,16 @@ int store_close(struct store *s)
 	if (!s->cfg.read_only) {
 		r = txg_wait(s, atomic_load(&s->txg_open));
 		if (r < 0)
-			log_error("the last commit failed: %s; what was flushed is in the intent log", strerror(-r));
+			log_error(
+			        "the last commit failed: %s; what was flushed is in the intent log",
+			        strerror(-r));
 	}
 	if (!s->cfg.read_only && r == 0 && index_whole) {
-		const int saved = dedupe_save(s->dedupe, s->cfg.io, INDEX_NAME, s->uuid, s->state.txg);
+		const int saved =
+		        dedupe_save(s->dedupe, s->cfg.io, INDEX_NAME, s->uuid, s->state.txg);
 		if (saved < 0)
-			log_warn("cannot save the dedupe index (%s); the next mount rebuilds it", strerror(-saved));
+			log_warn("cannot save the dedupe index (%s); the next mount rebuilds it",
+			        strerror(-saved));
 	}
 	store_abandon(s);
 	return r;

@@ -50,26 +50,28 @@ struct store_hooks {
 };
 
 struct store_config {
-	struct io *io;         /* not owned; top of the datastore directory */
-	struct meta *meta;     /* not owned; outlives the store */
+	struct io *io;     /* not owned; top of the datastore directory */
+	struct meta *meta; /* not owned; outlives the store */
 	struct store_hooks hooks;
 	uint64_t overlay_bytes; /* limit of dirty data in RAM, >= 16 MiB */
 	uint64_t cache_bytes;   /* chunk cache */
 	uint64_t index_bytes;   /* dedupe index */
 	uint64_t map_bytes;     /* map leaf cache */
 	unsigned threads;       /* commit workers; 0: one a core */
-	uint64_t txg_ns;        /* commit at least this often while something is dirty; 0: default */
+	uint64_t txg_ns; /* commit at least this often while something is dirty; 0: default */
 	uint64_t reserve_bytes; /* free space of the backing that writes may not use; 0: default */
 	/* Called once, before recovery, so that hooks can use the store (store_txg); may be NULL. */
 	void (*opened)(void *arg, struct store *s);
-	bool read_only;         /* no writes to the backing at all; the log is replayed in RAM */
-	bool manual;            /* tests: no background threads; store_sync() and store_gc() drive */
+	bool read_only; /* no writes to the backing at all; the log is replayed in RAM */
+	bool manual;    /* tests: no background threads; store_sync() and store_gc() drive */
 };
 
 /* Lays out the segments directory and an intent log of log_bytes (preallocated, zeroed, synced). */
-int store_create(struct io *io, uint64_t log_bytes, const uint8_t uuid[16], struct errmsg *em) MUST_CHECK;
+int store_create(
+        struct io *io, uint64_t log_bytes, const uint8_t uuid[16], struct errmsg *em) MUST_CHECK;
 /* Opens, recovers from the intent log (calls hooks.replay_rows), starts the threads. */
-int store_open(const struct store_config *cfg, struct store **ret_store, struct errmsg *em) MUST_CHECK;
+int store_open(
+        const struct store_config *cfg, struct store **ret_store, struct errmsg *em) MUST_CHECK;
 /* Commits everything, saves the dedupe index, frees.  On error what was flushed is still safe. */
 int store_close(struct store *s) MUST_CHECK;
 /* Frees without committing: what a crash would leave.  For tests and for a failed start. */
@@ -98,8 +100,8 @@ int store_punch(struct image *img, uint64_t off, uint64_t len, bool zero) MUST_C
  * the range on: fewer than asked where something is in the way; -EAGAIN: nothing, because the first chunk of the
  * source is only partly written yet: copy that one.
  */
-int store_share(struct image *src, uint64_t src_off, struct image *dst, uint64_t dst_off, uint64_t len,
-	uint64_t *ret_len) MUST_CHECK;
+int store_share(struct image *src, uint64_t src_off, struct image *dst, uint64_t dst_off,
+        uint64_t len, uint64_t *ret_len) MUST_CHECK;
 /* Inside the gate.  Drops the image's content and row, when its inode goes.  Handles stay valid,
  * but the image may not be changed any more (ids are never used again). */
 int store_image_delete(struct store *s, uint64_t image) MUST_CHECK;
@@ -149,7 +151,8 @@ struct gc_report {
 /* Done so far and in all, for a progress line; called from the collecting thread. */
 typedef void gc_progress_fn(void *arg, uint64_t done, uint64_t total);
 /* One full mark and sweep; waits.  full: rewrite every segment with anything dead in it. */
-int store_gc(struct store *s, bool full, gc_progress_fn *fn, void *arg, struct gc_report *ret_report) MUST_CHECK;
+int store_gc(struct store *s, bool full, gc_progress_fn *fn, void *arg,
+        struct gc_report *ret_report) MUST_CHECK;
 
 enum store_health { STORE_OK, STORE_DEGRADED, STORE_FAILED };
 
@@ -180,8 +183,8 @@ struct store_stats {
 void store_stats_get(struct store *s, struct store_stats *ret_stats);
 
 struct image_stats {
-	uint64_t data_chunks, zero_chunks;       /* as of the last commit */
-	uint64_t unique_chunks, shared_chunks;   /* of data: referenced by this image alone, or not;
+	uint64_t data_chunks, zero_chunks;     /* as of the last commit */
+	uint64_t unique_chunks, shared_chunks; /* of data: referenced by this image alone, or not;
 						  * filled by store_image_stats only if exact */
 };
 /*
@@ -189,7 +192,7 @@ struct image_stats {
  * store_gc).  Unknown ids get zeros.
  */
 int store_image_stats(struct store *s, const uint64_t *images, size_t n, bool exact,
-	gc_progress_fn *fn, void *arg, struct image_stats *ret_stats) MUST_CHECK;
+        gc_progress_fn *fn, void *arg, struct image_stats *ret_stats) MUST_CHECK;
 
 /* How much more may be written before -ENOSPC, and the whole; for statfs. */
 int store_space(struct store *s, struct io_space *ret_space) MUST_CHECK;

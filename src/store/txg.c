@@ -117,9 +117,10 @@ static int image_to_map(struct image *img, unsigned g)
 	for (size_t i = 0; i < ig->punches.n; i++) {
 		const struct punch *p = &ig->punches.v[i];
 		const int r = map_fill(img->map, p->first * LEAF_CHUNKS, p->last * LEAF_CHUNKS,
-			p->zero ? ENTRY_ZERO : ENTRY_HOLE);
+		        p->zero ? ENTRY_ZERO : ENTRY_HOLE);
 		if (r == -EIO && txg_map_lost(img->store)) {
-			log_error("image %llu: a hole could not be made, the map there is damaged", (unsigned long long)img->id);
+			log_error("image %llu: a hole could not be made, the map there is damaged",
+			        (unsigned long long)img->id);
 			continue;
 		}
 		if (r < 0)
@@ -139,8 +140,8 @@ static int replace_leaf(struct ov_leaf *l)
 
 	for (unsigned i = 0; i < LEAF_CHUNKS; i++)
 		entries[i] = l->entries[i] == MAP_KEEP ? lost : l->entries[i];
-	health_set(l->image->store, HEALTH_DAMAGE, "the map of image %llu at %llu is damaged", (unsigned long long)l->image->id,
-		(unsigned long long)(l->index * LEAF_BYTES));
+	health_set(l->image->store, HEALTH_DAMAGE, "the map of image %llu at %llu is damaged",
+	        (unsigned long long)l->image->id, (unsigned long long)(l->index * LEAF_BYTES));
 	return map_set(l->image->map, l->index * LEAF_CHUNKS, LEAF_CHUNKS, entries);
 }
 
@@ -151,8 +152,10 @@ static int leaf_to_map(struct store *s, struct ov_leaf *l)
 	if (r == -EIO && txg_map_lost(s))
 		r = replace_leaf(l);
 	if (r == -EIO && txg_map_lost(s)) {
-		log_error("image %llu at %llu: the map above is damaged; writes to this MiB are lost", (unsigned long long)l->image->id,
-			(unsigned long long)(l->index * LEAF_BYTES));
+		log_error(
+		        "image %llu at %llu: the map above is damaged; writes to this MiB are lost",
+		        (unsigned long long)l->image->id,
+		        (unsigned long long)(l->index * LEAF_BYTES));
 		r = 0;
 	}
 	return r;
@@ -284,14 +287,17 @@ static int commit_group(struct store *s, uint64_t txg)
 	if (r < 0) {
 		atomic_fetch_add(&s->count.failures, 1);
 		atomic_store(&s->commit_error, r);
-		health_set(s, HEALTH_COMMIT, "cannot commit group %llu: %s; what was flushed is safe, the rest is kept in memory and retried",
-			(unsigned long long)txg, strerror(-r));
+		health_set(s, HEALTH_COMMIT,
+		        "cannot commit group %llu: %s; what was flushed is safe, the rest is kept "
+		        "in memory and retried",
+		        (unsigned long long)txg, strerror(-r));
 		return r;
 	}
 	committed(s, txg, start_ns);
 	if (bytes >= RATE_BYTES_MIN) {
 		const double bps = (double)bytes * 1e9 / (double)(clock_now_ns() - start_ns + 1);
-		atomic_store(&s->throttle_bps, (uint64_t)(bps + (double)atomic_load(&s->throttle_bps)) / 2);
+		atomic_store(&s->throttle_bps,
+		        (uint64_t)(bps + (double)atomic_load(&s->throttle_bps)) / 2);
 	}
 	return 0;
 }

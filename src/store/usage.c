@@ -30,7 +30,8 @@ static int usage_leaf(void *arg, uint64_t first_chunk, const uint64_t *entries)
 			continue;
 		const uint64_t loc = entry_loc(entries[i]);
 		const long at = slotset_find(&u->current, loc_segment(loc));
-		if (at < 0 || loc_slot(loc) >= SEGMENT_SLOTS || !slotset_set(&u->current, at, loc_slot(loc)))
+		if (at < 0 || loc_slot(loc) >= SEGMENT_SLOTS ||
+		        !slotset_set(&u->current, at, loc_slot(loc)))
 			continue;
 		if (!u->counts)
 			continue;
@@ -86,7 +87,7 @@ static int usage_count(struct usage *u, const uint64_t *images, size_t n, struct
 }
 
 static int usage_pass(struct usage *u, uint64_t after, const uint64_t *images, size_t n,
-	struct image_stats *stats, uint64_t *ret_last)
+        struct image_stats *stats, uint64_t *ret_last)
 {
 	struct segments *ss = u->store->segments;
 	struct meta *m = u->store->cfg.meta;
@@ -117,7 +118,7 @@ static int count_images(void *arg, const struct image_row *row)
 }
 
 static int exact(struct store *s, const uint64_t *images, size_t n, gc_progress_fn *fn, void *arg,
-	struct image_stats *stats)
+        struct image_stats *stats)
 {
 	struct usage u = {.store = s, .progress = fn, .progress_arg = arg};
 	struct segments_stats ss;
@@ -139,8 +140,8 @@ static int exact(struct store *s, const uint64_t *images, size_t n, gc_progress_
 	return r;
 }
 
-int store_image_stats(struct store *s, const uint64_t *images, size_t n, bool is_exact, gc_progress_fn *fn,
-	void *arg, struct image_stats *ret_stats)
+int store_image_stats(struct store *s, const uint64_t *images, size_t n, bool is_exact,
+        gc_progress_fn *fn, void *arg, struct image_stats *ret_stats)
 {
 	struct meta *m = s->cfg.meta;
 

@@ -16,8 +16,8 @@ struct change {
 
 struct model_image {
 	struct image *handle;
-	uint8_t *durable; /* the state that the last flush made durable */
-	uint8_t *now;     /* the last acknowledged state */
+	uint8_t *durable;            /* the state that the last flush made durable */
+	uint8_t *now;                /* the last acknowledged state */
 	struct change *head, **tail; /* from durable to now */
 	unsigned n_changes;
 	bool deleted; /* and that not committed yet: it may not be changed until then */
@@ -36,8 +36,8 @@ char model_context[80];
 
 static void die(const struct model *m, const char *what, unsigned i, size_t at)
 {
-	fprintf(stderr, "%s: %s: image %u at byte %zu (chunk %zu); last operation: %s\n", model_context, what, i, at,
-		at / CHUNK_SIZE, m->op);
+	fprintf(stderr, "%s: %s: image %u at byte %zu (chunk %zu); last operation: %s\n",
+	        model_context, what, i, at, at / CHUNK_SIZE, m->op);
 	abort();
 }
 
@@ -207,12 +207,14 @@ static int do_punch(struct model *m, unsigned i)
 	pick_range(m, &off, &len);
 	if (rng_below(&m->rng, 6) == 0)
 		len = MODEL_BYTES - off; /* truncate */
-	snprintf(m->op, sizeof(m->op), "punch image %u at %u, %u bytes%s", i, off, len, zero ? ", zeros" : "");
+	snprintf(m->op, sizeof(m->op), "punch image %u at %u, %u bytes%s", i, off, len,
+	        zero ? ", zeros" : "");
 	int r = store_throttle(m->store, 0);
 	if (r < 0)
 		return r;
 	store_enter(m->store);
-	r = store_punch(mi->handle, off, off + len == MODEL_BYTES ? IMAGE_SIZE_MAX - off : len, zero && off + len != MODEL_BYTES);
+	r = store_punch(mi->handle, off, off + len == MODEL_BYTES ? IMAGE_SIZE_MAX - off : len,
+	        zero && off + len != MODEL_BYTES);
 	store_leave(m->store);
 	if (r == 0)
 		acknowledge(mi, off, len, NULL);
@@ -224,11 +226,13 @@ static int do_share(struct model *m, unsigned i)
 	const unsigned j = (i + 1) % MODEL_IMAGES;
 	struct model_image *from = &m->images[i], *to = &m->images[j];
 	const uint32_t chunks = MODEL_BYTES / CHUNK_SIZE;
-	const uint32_t src = (uint32_t)rng_below(&m->rng, chunks), dst = (uint32_t)rng_below(&m->rng, chunks);
+	const uint32_t src = (uint32_t)rng_below(&m->rng, chunks),
+	               dst = (uint32_t)rng_below(&m->rng, chunks);
 	const uint32_t wanted = 1 + (uint32_t)rng_below(&m->rng, 400);
 	const uint32_t n = MIN(wanted, chunks - MAX(src, dst));
 
-	snprintf(m->op, sizeof(m->op), "share image %u chunk %u to image %u chunk %u, %u chunks", i, src, j, dst, n);
+	snprintf(m->op, sizeof(m->op), "share image %u chunk %u to image %u chunk %u, %u chunks", i,
+	        src, j, dst, n);
 	int r = store_throttle(m->store, 0);
 	if (r < 0)
 		return r;
@@ -236,13 +240,15 @@ static int do_share(struct model *m, unsigned i)
 	/* One chunk at a time: each call is all or nothing, as the model has it. */
 	for (uint32_t k = 0; k < n; k++) {
 		store_enter(m->store);
-		r = store_share(from->handle, (uint64_t)(src + k) * CHUNK_SIZE, to->handle, (uint64_t)(dst + k) * CHUNK_SIZE, CHUNK_SIZE, &shared);
+		r = store_share(from->handle, (uint64_t)(src + k) * CHUNK_SIZE, to->handle,
+		        (uint64_t)(dst + k) * CHUNK_SIZE, CHUNK_SIZE, &shared);
 		store_leave(m->store);
 		if (r == -EAGAIN)
 			continue;
 		if (r < 0)
 			return r;
-		acknowledge(to, (dst + k) * CHUNK_SIZE, CHUNK_SIZE, from->now + (size_t)(src + k) * CHUNK_SIZE);
+		acknowledge(to, (dst + k) * CHUNK_SIZE, CHUNK_SIZE,
+		        from->now + (size_t)(src + k) * CHUNK_SIZE);
 	}
 	return 0;
 }
@@ -356,9 +362,11 @@ static int image_recovered(struct model *m, unsigned i)
 	if (r < 0)
 		return r;
 	const size_t from_durable = first_difference(m->buf, mi->durable);
-	for (const struct change *c = mi->head; memcmp(m->buf, mi->durable, MODEL_BYTES) != 0; c = c->next, n++) {
+	for (const struct change *c = mi->head; memcmp(m->buf, mi->durable, MODEL_BYTES) != 0;
+	        c = c->next, n++) {
 		if (!c) {
-			fprintf(stderr, "model: %u changes since the flush, none of those states\n", mi->n_changes);
+			fprintf(stderr, "model: %u changes since the flush, none of those states\n",
+			        mi->n_changes);
 			die(m, "not a prefix of what was acknowledged", i, from_durable);
 		}
 		memcpy(mi->durable + c->off, c->data, c->len);

@@ -11,8 +11,8 @@
 #include "sim/rng.h"
 #include "store/store.h"
 
-#define MODEL_IMAGES 4u
-#define MODEL_BYTES  (3u << 20) /* of each image: crosses map leaves */
+#define MODEL_IMAGES      4u
+#define MODEL_BYTES       (3u << 20) /* of each image: crosses map leaves */
 #define MODEL_FIRST_IMAGE 100ull
 
 struct model;

@@ -92,17 +92,17 @@ static int bed_open(struct bed *b, struct errmsg *em)
 	if (r < 0)
 		return r;
 	const struct store_config cfg = {
-		.io = iosim_io(b->sim),
-		.meta = b->meta,
-		.overlay_bytes = 16u << 20,
-		.cache_bytes = rng_below(&b->rng, 3) * (2u << 20),
-		.index_bytes = 1u << 20,
-		.map_bytes = 64u << 10,
-		.threads = b->threads ? 3 : 1,
-		.txg_ns = 20000000,
-		.reserve_bytes = 1u << 20,
-		.read_only = b->read_only,
-		.manual = !b->threads,
+	        .io = iosim_io(b->sim),
+	        .meta = b->meta,
+	        .overlay_bytes = 16u << 20,
+	        .cache_bytes = rng_below(&b->rng, 3) * (2u << 20),
+	        .index_bytes = 1u << 20,
+	        .map_bytes = 64u << 10,
+	        .threads = b->threads ? 3 : 1,
+	        .txg_ns = 20000000,
+	        .reserve_bytes = 1u << 20,
+	        .read_only = b->read_only,
+	        .manual = !b->threads,
 	};
 	r = store_open(&cfg, &b->store, em);
 	return r < 0 ? r : bed_attach(b);
@@ -243,11 +243,11 @@ static void mode_faults(struct bed *b)
 {
 	static const char *const prefixes[] = {NULL, "segments/", "log", "meta.db"};
 	const struct iosim_fault fault = {
-		.prefix = prefixes[rng_below(&b->rng, ARRAY_SIZE(prefixes))],
-		.ops = rng_below(&b->rng, 3) ? 0 : IOSIM_SYNC,
-		.permille = 1 + (unsigned)rng_below(&b->rng, 60),
-		.count = 1 + rng_below(&b->rng, 12),
-		.err = rng_below(&b->rng, 4) ? -EIO : -ENOSPC,
+	        .prefix = prefixes[rng_below(&b->rng, ARRAY_SIZE(prefixes))],
+	        .ops = rng_below(&b->rng, 3) ? 0 : IOSIM_SYNC,
+	        .permille = 1 + (unsigned)rng_below(&b->rng, 60),
+	        .count = 1 + rng_below(&b->rng, 12),
+	        .err = rng_below(&b->rng, 4) ? -EIO : -ENOSPC,
 	};
 
 	b->threads = rng_below(&b->rng, 3) == 0;
@@ -329,8 +329,10 @@ static void *looker_main(void *arg)
 	uint8_t *buf = malloc(MODEL_BYTES);
 
 	while (c->result == 0 && !*c->done) {
-		const uint64_t id = MODEL_FIRST_IMAGE + rng_below(&rng, MODEL_IMAGES * (OTHERS + 1));
-		const uint64_t off = rng_below(&rng, MODEL_BYTES), len = rng_below(&rng, MODEL_BYTES - off);
+		const uint64_t id =
+		        MODEL_FIRST_IMAGE + rng_below(&rng, MODEL_IMAGES * (OTHERS + 1));
+		const uint64_t off = rng_below(&rng, MODEL_BYTES),
+		               len = rng_below(&rng, MODEL_BYTES - off);
 		struct image_stats is;
 		struct store_stats st;
 		struct image *img;
@@ -363,8 +365,15 @@ static int crew_work(struct bed *b, unsigned n)
 	int r = 0;
 
 	for (unsigned i = 0; i < OTHERS + 2; i++) {
-		crew[i] = (struct crew){b, i == 0 ? b->model : i <= OTHERS ? b->others[i - 1] : NULL, n, 0, &done};
-		must("thread", -pthread_create(&threads[i], NULL, i <= OTHERS ? crew_main : looker_main, &crew[i]), NULL);
+		crew[i] = (struct crew){b,
+		        i == 0        ? b->model
+		        : i <= OTHERS ? b->others[i - 1]
+		                      : NULL,
+		        n, 0, &done};
+		must("thread",
+		        -pthread_create(
+		                &threads[i], NULL, i <= OTHERS ? crew_main : looker_main, &crew[i]),
+		        NULL);
 	}
 	for (unsigned i = 0; i < OTHERS + 2; i++) {
 		done = i > OTHERS;
@@ -372,7 +381,8 @@ static int crew_work(struct bed *b, unsigned n)
 		if (r == 0)
 			r = crew[i].result;
 		if (crew[i].result < 0 && !iosim_is_off(b->sim))
-			fail(i <= OTHERS ? model_last_op(crew[i].model) : "looking", crew[i].result, NULL);
+			fail(i <= OTHERS ? model_last_op(crew[i].model) : "looking", crew[i].result,
+			        NULL);
 	}
 	return r;
 }
@@ -416,7 +426,8 @@ static void mode_threads(struct bed *b)
 		struct errmsg em = {{0}};
 		if (round > 0 && rng_below(&b->rng, 2))
 			look_read_only(b);
-		iosim_crash_at(b->sim, iosim_steps(b->sim) + 1 + rng_below(&b->rng, round == 2 ? 60 : 600));
+		iosim_crash_at(b->sim,
+		        iosim_steps(b->sim) + 1 + rng_below(&b->rng, round == 2 ? 60 : 600));
 		int r = bed_open(b, &em);
 		if (r == 0)
 			r = crew_recovered(b);
@@ -427,7 +438,8 @@ static void mode_threads(struct bed *b)
 		else if (!iosim_is_off(b->sim))
 			fail("open", r, &em);
 		bed_kill(b);
-		iosim_crash(b->sim, rng_below(&b->rng, 3) ? IOSIM_RANDOM : IOSIM_KEEP, rng_next(&b->rng));
+		iosim_crash(b->sim, rng_below(&b->rng, 3) ? IOSIM_RANDOM : IOSIM_KEEP,
+		        rng_next(&b->rng));
 	}
 	bed_open_whole(b);
 	must("read after recovery", crew_recovered(b), NULL);
@@ -445,13 +457,13 @@ static const struct {
 	void (*run)(struct bed *b);
 	unsigned runs;
 } modes[] = {
-	{"model", mode_model, 12},
-	{"power", mode_power, 30},
-	{"kill", mode_kill, 15},
-	{"faults", mode_faults, 40},
-	{"full", mode_full, 12},
-	{"sweep", mode_sweep, 1},
-	{"threads", mode_threads, 6},
+        {"model", mode_model, 12},
+        {"power", mode_power, 30},
+        {"kill", mode_kill, 15},
+        {"faults", mode_faults, 40},
+        {"full", mode_full, 12},
+        {"sweep", mode_sweep, 1},
+        {"threads", mode_threads, 6},
 };
 
 int main(int argc, char **argv)
@@ -460,20 +472,23 @@ int main(int argc, char **argv)
 		if (strcmp(argv[1], modes[i].name) != 0)
 			continue;
 		const uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 0) : 1;
-		const unsigned runs = argc > 3 ? (unsigned)strtoul(argv[3], NULL, 0) : modes[i].runs;
+		const unsigned runs =
+		        argc > 3 ? (unsigned)strtoul(argv[3], NULL, 0) : modes[i].runs;
 		if (!getenv("WEIR_TEST_LOG"))
-			log_set_level((enum log_level)-1);
+			log_set_level((enum log_level) - 1);
 		for (unsigned k = 0; k < runs; k++) {
 			struct bed b;
-			snprintf(model_context, sizeof(model_context), "test-crash %s %llu 1", modes[i].name,
-				(unsigned long long)(seed + k));
+			snprintf(model_context, sizeof(model_context), "test-crash %s %llu 1",
+			        modes[i].name, (unsigned long long)(seed + k));
 			bed_make(&b, seed + k);
 			modes[i].run(&b);
 			bed_free(&b);
 		}
-		printf("%s: %u runs from seed %llu: nothing lost\n", modes[i].name, runs, (unsigned long long)seed);
+		printf("%s: %u runs from seed %llu: nothing lost\n", modes[i].name, runs,
+		        (unsigned long long)seed);
 		return 0;
 	}
-	fprintf(stderr, "usage: test-crash model|power|kill|faults|full|sweep|threads [SEED [RUNS]]\n");
+	fprintf(stderr,
+	        "usage: test-crash model|power|kill|faults|full|sweep|threads [SEED [RUNS]]\n");
 	return 2;
 }

@@ -31,7 +31,8 @@ struct bed {
 	struct fake_meta *meta;
 	struct store *store;
 	struct store_config cfg;
-	uint64_t rows_of; /* collecting rows of this image appends "rowsN" with its number's last digit */
+	uint64_t
+	        rows_of; /* collecting rows of this image appends "rowsN" with its number's last digit */
 	char replayed[256];
 };
 
@@ -83,9 +84,14 @@ static inline void bed_make(struct bed *b)
 	struct store_state state;
 	struct errmsg em = {{0}};
 
-	log_set_level((enum log_level)-1);
-	*b = (struct bed){.cfg = {.overlay_bytes = 32 * MIB, .cache_bytes = 4 * MIB, .index_bytes = MIB,
-				  .map_bytes = 256 << 10, .threads = 1, .reserve_bytes = MIB, .manual = true}};
+	log_set_level((enum log_level) - 1);
+	*b = (struct bed){.cfg = {.overlay_bytes = 32 * MIB,
+	                          .cache_bytes = 4 * MIB,
+	                          .index_bytes = MIB,
+	                          .map_bytes = 256 << 10,
+	                          .threads = 1,
+	                          .reserve_bytes = MIB,
+	                          .manual = true}};
 	iosim_create(1, &b->sim);
 	b->meta = fake_meta_create();
 	struct meta *m = fake_meta_port(b->meta);

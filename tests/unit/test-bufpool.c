@@ -124,11 +124,11 @@ static void sizes_that_cannot_be_had_are_refused(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(buffers_are_aligned_apart_and_counted),
-		cmocka_unit_test(an_exhausted_pool_gives_none_until_one_comes_back),
-		cmocka_unit_test(a_buffer_comes_back_with_its_last_reference_and_without_its_past),
-		cmocka_unit_test(nobody_has_a_buffer_that_another_thread_has),
-		cmocka_unit_test(sizes_that_cannot_be_had_are_refused),
+	        cmocka_unit_test(buffers_are_aligned_apart_and_counted),
+	        cmocka_unit_test(an_exhausted_pool_gives_none_until_one_comes_back),
+	        cmocka_unit_test(a_buffer_comes_back_with_its_last_reference_and_without_its_past),
+	        cmocka_unit_test(nobody_has_a_buffer_that_another_thread_has),
+	        cmocka_unit_test(sizes_that_cannot_be_had_are_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -64,10 +64,10 @@ static void appending_nothing_gives_a_place(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(integers_are_little_endian),
-		cmocka_unit_test(what_was_appended_is_taken_again),
-		cmocka_unit_test(reading_past_the_end_fails_for_good),
-		cmocka_unit_test(appending_nothing_gives_a_place),
+	        cmocka_unit_test(integers_are_little_endian),
+	        cmocka_unit_test(what_was_appended_is_taken_again),
+	        cmocka_unit_test(reading_past_the_end_fails_for_good),
+	        cmocka_unit_test(appending_nothing_gives_a_place),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -111,10 +111,10 @@ static void a_directory_that_is_not_there_is_named_in_the_error(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(what_is_written_is_read_and_the_end_is_told),
-		cmocka_unit_test(direct_io_of_a_ragged_file_ends_at_its_end),
-		cmocka_unit_test(names_are_made_listed_moved_and_missed),
-		cmocka_unit_test(a_directory_that_is_not_there_is_named_in_the_error),
+	        cmocka_unit_test(what_is_written_is_read_and_the_end_is_told),
+	        cmocka_unit_test(direct_io_of_a_ragged_file_ends_at_its_end),
+	        cmocka_unit_test(names_are_made_listed_moved_and_missed),
+	        cmocka_unit_test(a_directory_that_is_not_there_is_named_in_the_error),
 	};
 	return cmocka_run_group_tests(tests, setup, teardown);
 }

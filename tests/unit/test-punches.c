@@ -79,7 +79,8 @@ static void any_ranges_say_of_each_leaf_what_was_said_last(void **state)
 
 		memset(says, -1, sizeof(says));
 		for (unsigned i = 0; i < 40; i++) {
-			const uint64_t first = rng_below(&rng, LEAVES), n = 1 + rng_below(&rng, LEAVES - first);
+			const uint64_t first = rng_below(&rng, LEAVES),
+			               n = 1 + rng_below(&rng, LEAVES - first);
 			const bool zero = rng_below(&rng, 2);
 			assert_int_equal(punches_add(&ps, first, first + n, zero), 0);
 			for (uint64_t k = first; k < first + n; k++)
@@ -96,10 +97,10 @@ static void any_ranges_say_of_each_leaf_what_was_said_last(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(a_range_holds_its_first_leaf_and_not_its_last),
-		cmocka_unit_test(what_is_left_of_a_cut_range_stays_as_logged_as_it_was),
-		cmocka_unit_test(the_largest_range_is_one_entry),
-		cmocka_unit_test(any_ranges_say_of_each_leaf_what_was_said_last),
+	        cmocka_unit_test(a_range_holds_its_first_leaf_and_not_its_last),
+	        cmocka_unit_test(what_is_left_of_a_cut_range_stays_as_logged_as_it_was),
+	        cmocka_unit_test(the_largest_range_is_one_entry),
+	        cmocka_unit_test(any_ranges_say_of_each_leaf_what_was_said_last),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -44,14 +44,16 @@ static void only_sealed_segments_are_taken_if_so_asked(void **state)
 	uint64_t last = 0;
 
 	assert_true(n >= 3 && n_open == 1);
-	assert_int_equal(slotset_init(&set, bed.store->segments, 0, SEGMENT_ID_MAX, true, 1000, &last), 0);
+	assert_int_equal(
+	        slotset_init(&set, bed.store->segments, 0, SEGMENT_ID_MAX, true, 1000, &last), 0);
 	assert_int_equal(set.n, n);
 	assert_int_equal(last, MAX(open[0].id, sealed[n - 1].id));
 	assert_true(slotset_find(&set, open[0].id) < 0);
 	for (unsigned i = 0; i < n; i++)
 		assert_int_equal(slotset_find(&set, sealed[i].id), i);
 	slotset_free(&set);
-	assert_int_equal(slotset_init(&set, bed.store->segments, 0, SEGMENT_ID_MAX, false, 1000, &last), 0);
+	assert_int_equal(
+	        slotset_init(&set, bed.store->segments, 0, SEGMENT_ID_MAX, false, 1000, &last), 0);
 	assert_int_equal(set.n, n + 1);
 	slotset_free(&set);
 }
@@ -64,7 +66,9 @@ static void ranges_follow_each_other_without_gap_or_overlap(void **state)
 
 	for (;; after = last) {
 		struct slotset set = {0};
-		assert_int_equal(slotset_init(&set, bed.store->segments, after, SEGMENT_ID_MAX, true, 2, &last), 0);
+		assert_int_equal(slotset_init(&set, bed.store->segments, after, SEGMENT_ID_MAX,
+		                         true, 2, &last),
+		        0);
 		assert_true(set.n <= 2);
 		for (size_t i = 0; i < set.n; i++)
 			assert_int_equal(set.ids[i], sealed[n++].id);
@@ -82,7 +86,9 @@ static void nothing_beyond_the_end_of_the_range_is_taken(void **state)
 	uint64_t last = 0;
 
 	assert_true(rows(sealed, SEGMENT_SEALED) >= 3);
-	assert_int_equal(slotset_init(&set, bed.store->segments, sealed[0].id, sealed[1].id, true, 1000, &last), 0);
+	assert_int_equal(slotset_init(&set, bed.store->segments, sealed[0].id, sealed[1].id, true,
+	                         1000, &last),
+	        0);
 	assert_int_equal(set.n, 1);
 	assert_int_equal(set.ids[0], sealed[1].id);
 	assert_int_equal(last, sealed[1].id);
@@ -97,7 +103,8 @@ static void bits_are_set_once_and_counted(void **state)
 	struct slotset set = {0};
 	uint64_t last = 0;
 
-	assert_int_equal(slotset_init(&set, bed.store->segments, 0, SEGMENT_ID_MAX, true, 1000, &last), 0);
+	assert_int_equal(
+	        slotset_init(&set, bed.store->segments, 0, SEGMENT_ID_MAX, true, 1000, &last), 0);
 	for (unsigned i = 0; i < ARRAY_SIZE(slots); i++) {
 		assert_false(slotset_test(&set, 1, slots[i]));
 		assert_true(slotset_set(&set, 1, slots[i]));
@@ -115,10 +122,10 @@ static void bits_are_set_once_and_counted(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		CASE(only_sealed_segments_are_taken_if_so_asked),
-		CASE(ranges_follow_each_other_without_gap_or_overlap),
-		CASE(nothing_beyond_the_end_of_the_range_is_taken),
-		CASE(bits_are_set_once_and_counted),
+	        CASE(only_sealed_segments_are_taken_if_so_asked),
+	        CASE(ranges_follow_each_other_without_gap_or_overlap),
+	        CASE(nothing_beyond_the_end_of_the_range_is_taken),
+	        CASE(bits_are_set_once_and_counted),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -90,11 +90,13 @@ static bool flush_queued(struct store *s)
 	return queued;
 }
 
-static void next_flush(void *arg, uint64_t step, enum iosim_op op, const char *name, uint64_t off, uint64_t len)
+static void next_flush(
+        void *arg, uint64_t step, enum iosim_op op, const char *name, uint64_t off, uint64_t len)
 {
 	struct stream *st = arg;
 
-	if (op != IOSIM_SYNC || strcmp(name, "log") != 0 || st->returned || st->rounds == ROUNDS_MAX)
+	if (op != IOSIM_SYNC || strcmp(name, "log") != 0 || st->returned ||
+	        st->rounds == ROUNDS_MAX)
 		return;
 	sem_post(&st->go[st->rounds++ % 2]);
 	while (!flush_queued(st->b->store) && !st->returned)
@@ -184,10 +186,10 @@ static void a_log_that_cannot_be_replaced_is_no_reason_to_commit_all_the_time(vo
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(rows_of_a_flush_too_big_for_the_log_wait_for_the_commit),
-		cmocka_unit_test(a_deletion_is_flushed_with_the_rows_that_tell_of_it),
-		cmocka_unit_test(nobody_leads_the_flushes_of_others_for_ever),
-		cmocka_unit_test(a_log_that_cannot_be_replaced_is_no_reason_to_commit_all_the_time),
+	        cmocka_unit_test(rows_of_a_flush_too_big_for_the_log_wait_for_the_commit),
+	        cmocka_unit_test(a_deletion_is_flushed_with_the_rows_that_tell_of_it),
+	        cmocka_unit_test(nobody_leads_the_flushes_of_others_for_ever),
+	        cmocka_unit_test(a_log_that_cannot_be_replaced_is_no_reason_to_commit_all_the_time),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -52,7 +52,8 @@ static int hooked_state_put(struct meta *m, const struct store_state *state)
 {
 	struct store *s = hook.b->store;
 
-	if (!hook.blocked_txg && s->gc.marks && hook.gc_ended == false && atomic_load(&s->gc.running)) {
+	if (!hook.blocked_txg && s->gc.marks && hook.gc_ended == false &&
+	        atomic_load(&s->gc.running)) {
 		static unsigned n;
 		if (++n == 2) { /* the commit before the sweep: another one follows at once */
 			hook.blocked_txg = state->txg + 1;
@@ -70,7 +71,8 @@ static void dead_slots_are_not_shared_until_the_rewrite_without_them_is_committe
 {
 	struct bed b;
 	/* The last of the rewrites fails, with something that ends the collection. */
-	const struct iosim_fault fault = {.prefix = "segments/", .ops = IOSIM_CREATE, .skip = SEGMENTS - 2, .err = -EROFS};
+	const struct iosim_fault fault = {
+	        .prefix = "segments/", .ops = IOSIM_CREATE, .skip = SEGMENTS - 2, .err = -EROFS};
 
 	bed_make(&b);
 	b.cfg.manual = false;
@@ -109,7 +111,8 @@ static void a_full_disk_gets_its_dead_segments_back(void **state)
 	bed_open(&b);
 	make_garbage(&b);
 	struct image *img = bed_image(&b, 1);
-	bed_punch(img, CONTENT / 2, CONTENT / 2, false); /* the later segments are dead, the first are half dead */
+	bed_punch(img, CONTENT / 2, CONTENT / 2,
+	        false); /* the later segments are dead, the first are half dead */
 	assert_int_equal(store_sync(b.store), 0);
 	const uint64_t used = iosim_used(b.sim);
 	iosim_set_capacity(b.sim, used);
@@ -145,9 +148,10 @@ static void a_collection_that_fails_is_not_repeated_all_the_time(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(dead_slots_are_not_shared_until_the_rewrite_without_them_is_committed),
-		cmocka_unit_test(a_full_disk_gets_its_dead_segments_back),
-		cmocka_unit_test(a_collection_that_fails_is_not_repeated_all_the_time),
+	        cmocka_unit_test(
+	                dead_slots_are_not_shared_until_the_rewrite_without_them_is_committed),
+	        cmocka_unit_test(a_full_disk_gets_its_dead_segments_back),
+	        cmocka_unit_test(a_collection_that_fails_is_not_repeated_all_the_time),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

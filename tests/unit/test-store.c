@@ -34,7 +34,8 @@ static uint64_t allocated(struct image *img)
 	return n;
 }
 
-static int share(struct image *src, uint64_t from, struct image *dst, uint64_t to, uint64_t len, uint64_t *ret_len)
+static int share(struct image *src, uint64_t from, struct image *dst, uint64_t to, uint64_t len,
+        uint64_t *ret_len)
 {
 	store_enter(bed.store);
 	const int r = store_share(src, from, dst, to, len, ret_len);
@@ -53,7 +54,8 @@ static void a_write_without_memory_leaves_what_was_there(void **state)
 	size_t n = 0;
 
 	bed_write(img, 0, CHUNK_SIZE, 5);
-	assert_int_equal(store_readv(img, 0, CHUNK_SIZE, &rv), 0); /* pinned: a write must not change it */
+	assert_int_equal(
+	        store_readv(img, 0, CHUNK_SIZE, &rv), 0); /* pinned: a write must not change it */
 	while ((b = bufpool_get(bed.store->bufs)))
 		taken[n++] = b;
 	store_enter(bed.store);
@@ -97,13 +99,13 @@ static void a_log_of_a_larger_overlay_is_recovered_under_a_smaller_one(void **st
 static void punched_edges(struct image *img, bool zero, bool commit)
 {
 	static const uint64_t ends[][2] = {
-		{100, 200},                                /* inside a chunk */
-		{4000, 9000},                              /* across one, with ragged ends */
-		{4096, 8192},                              /* just one */
-		{MIB - 4096, MIB + 4096},                  /* across leaves, no whole one */
-		{MIB, 2 * MIB},                            /* just a leaf */
-		{MIB - 1, 3 * MIB + 1},                    /* leaves, chunks and bytes */
-		{0, 4 * MIB},
+	        {100, 200},               /* inside a chunk */
+	        {4000, 9000},             /* across one, with ragged ends */
+	        {4096, 8192},             /* just one */
+	        {MIB - 4096, MIB + 4096}, /* across leaves, no whole one */
+	        {MIB, 2 * MIB},           /* just a leaf */
+	        {MIB - 1, 3 * MIB + 1},   /* leaves, chunks and bytes */
+	        {0, 4 * MIB},
 	};
 	uint8_t *want = malloc(4 * MIB), *got = malloc(4 * MIB);
 
@@ -118,9 +120,12 @@ static void punched_edges(struct image *img, bool zero, bool commit)
 		for (unsigned round = 0; round < 2; round++) {
 			assert_int_equal(store_read(img, 0, got, 4 * MIB), 0);
 			assert_memory_equal(got, want, 4 * MIB);
-			const uint64_t whole = end / CHUNK_SIZE > DIV_UP(off, CHUNK_SIZE) ? end / CHUNK_SIZE - DIV_UP(off, CHUNK_SIZE) : 0;
+			const uint64_t whole = end / CHUNK_SIZE > DIV_UP(off, CHUNK_SIZE)
+			                               ? end / CHUNK_SIZE - DIV_UP(off, CHUNK_SIZE)
+			                               : 0;
 			assert_int_equal(allocated(img), 1024 - (zero ? 0 : whole));
-			assert_int_equal(seek(img, 0, true), zero || !whole ? 4 * MIB : ROUND_UP(off, (uint64_t)CHUNK_SIZE));
+			assert_int_equal(seek(img, 0, true),
+			        zero || !whole ? 4 * MIB : ROUND_UP(off, (uint64_t)CHUNK_SIZE));
 			assert_int_equal(store_sync(bed.store), 0);
 		}
 	}
@@ -208,7 +213,7 @@ static void what_is_shared_stays_apart(void **state)
 			assert_int_equal(store_sync(bed.store), 0);
 		assert_int_equal(share(a, 0, b, MIB / 2, 2 * MIB, &len), 0);
 		assert_int_equal(len, 2 * MIB);
-		bed_write(a, 0, 4096, 8);      /* whole */
+		bed_write(a, 0, 4096, 8);             /* whole */
 		bed_write(b, MIB / 2 + 8192, 100, 9); /* a part of a shared chunk */
 		for (unsigned round = 0; round < 2; round++) {
 			uint8_t *want = malloc(2 * MIB), *got = malloc(2 * MIB);
@@ -288,15 +293,15 @@ static void the_numbers_tell_what_was_done(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		CASE(a_write_without_memory_leaves_what_was_there),
-		CASE(a_log_of_a_larger_overlay_is_recovered_under_a_smaller_one),
-		CASE(punching_takes_just_the_bytes_named),
-		CASE(a_write_over_a_punched_leaf_keeps_the_zeros_around_it),
-		CASE(the_last_byte_of_the_largest_image_is_one_like_others),
-		CASE(seeking_past_what_was_truncated_takes_no_time),
-		CASE(what_is_shared_stays_apart),
-		CASE(a_partly_written_chunk_ends_a_share),
-		CASE(the_numbers_tell_what_was_done),
+	        CASE(a_write_without_memory_leaves_what_was_there),
+	        CASE(a_log_of_a_larger_overlay_is_recovered_under_a_smaller_one),
+	        CASE(punching_takes_just_the_bytes_named),
+	        CASE(a_write_over_a_punched_leaf_keeps_the_zeros_around_it),
+	        CASE(the_last_byte_of_the_largest_image_is_one_like_others),
+	        CASE(seeking_past_what_was_truncated_takes_no_time),
+	        CASE(what_is_shared_stays_apart),
+	        CASE(a_partly_written_chunk_ends_a_share),
+	        CASE(the_numbers_tell_what_was_done),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
