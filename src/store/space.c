@@ -108,11 +108,11 @@ static void pace(struct store *s, uint64_t used, size_t len)
 	const uint64_t now = clock_now_ns();
 	uint64_t at = atomic_load(&s->pace_ns);
 	uint64_t mine;
-	do
-		mine = MAX(at, now);
+	do /* nobody sleeps longer than that, so slots beyond would only be paid for later */
+		mine = MIN(MAX(at, now), now + SLEEP_NS_MAX);
 	while (!atomic_compare_exchange_weak(&s->pace_ns, &at, mine + cost_ns));
 	if (mine - now >= SLEEP_NS_MIN)
-		sleep_ns(MIN(mine - now, SLEEP_NS_MAX));
+		sleep_ns(mine - now);
 }
 
 int store_throttle(struct store *s, size_t len)

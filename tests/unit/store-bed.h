@@ -31,8 +31,8 @@ struct bed {
 	struct fake_meta *meta;
 	struct store *store;
 	struct store_config cfg;
-	uint64_t
-	        rows_of; /* collecting rows of this image appends "rowsN" with its number's last digit */
+	uint64_t rows_of; /* collecting rows of this image appends "rowsN" with its number's last
+	                     digit */
 	char replayed[256];
 };
 

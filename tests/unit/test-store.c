@@ -1,5 +1,6 @@
 /*
- * test-store.c - what images do: writing, holes, zeros, sharing, seeking, numbers; and what a failure leaves
+ * test-store.c - what images do: writing, holes, zeros, sharing, seeking, numbers; and what a
+ * failure leaves
  */
 #include "store-bed.h"
 
@@ -251,6 +252,22 @@ static void a_partly_written_chunk_ends_a_share(void **state)
 	store_image_close(b);
 }
 
+/* --- speed --- */
+
+static void a_jam_is_not_paid_for_long_after(void **state)
+{
+	struct image *img = bed_image(&bed, 1);
+
+	for (unsigned i = 0; i < 29; i++)
+		bed_write(img, i * MIB, MIB, i + 1);
+	atomic_store(&bed.store->throttle_bps, MIB);
+	for (unsigned i = 0; i < 10; i++)
+		assert_int_equal(store_throttle(bed.store, 64 << 10), 0);
+	/* The last one's own time, and no more. */
+	assert_true(atomic_load(&bed.store->pace_ns) < clock_now_ns() + NS_PER_SEC);
+	store_image_close(img);
+}
+
 /* --- numbers --- */
 
 static void the_numbers_tell_what_was_done(void **state)
@@ -301,6 +318,7 @@ int main(void)
 	        CASE(seeking_past_what_was_truncated_takes_no_time),
 	        CASE(what_is_shared_stays_apart),
 	        CASE(a_partly_written_chunk_ends_a_share),
+	        CASE(a_jam_is_not_paid_for_long_after),
 	        CASE(the_numbers_tell_what_was_done),
 	};
 
