@@ -300,7 +300,10 @@ static int daemon_run(struct daemon *d, struct errmsg *em)
 
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, NULL); /* and of all threads to come */
-	/* An arena a thread, each keeping what it once needed, would cost more than all else together. */
+	/*
+	 * An arena a thread, each keeping what it once needed, would cost more than all else
+	 * together.
+	 */
 	mallopt(M_ARENA_MAX, 2);
 	mallopt(M_MMAP_THRESHOLD, 256 << 10);
 	/*

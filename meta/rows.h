@@ -2,8 +2,8 @@
  * rows.h - namespace changes as bytes: what the intent log and the transaction groups carry
  *
  * A row is {length of the rest: u32, type: u8, fields}, little-endian; rows follow each other.
- * Names, targets and values are bytes; the last one of a row takes what is left of it, one before it
- * carries its length.
+ * Names, targets and values are bytes; the last one of a row takes what is left of it, one before
+ * it carries its length.
  *	1 inode put    ino u64, mode, uid, gid, nlink u32, rdev, size u64, 4 x {seconds i64, ns u32}
  *	               (atime, mtime, ctime, btime), parent, generation u64
  *	2 inode del    ino u64; its xattrs and symlink target go too

@@ -21,8 +21,9 @@ ssize_t device_writev(int fd, struct iovec *iov, int n_iov, void *userdata);
 bool device_kill_suidgid(void);
 
 /*
- * A device descriptor of this thread's own, on the session of session_fd: from now on this thread reads and
- * writes through it, so threads do not meet at one queue.  Without it, all share the session's.
+ * A device descriptor of this thread's own, on the session of session_fd: from now on this thread
+ * reads and writes through it, so threads do not meet at one queue.  Without it, all share the
+ * session's.
  */
 void device_clone_open(int session_fd);
 void device_clone_close(void);

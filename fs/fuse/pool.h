@@ -1,9 +1,10 @@
 /*
  * pool.h - the threads that serve a FUSE session
  *
- * As many as there are cores read and answer requests; more only wake each other up in turn for nothing [4 KiB
- * cached reads at depth 32 took the daemon 4.0 us each with 2 threads on 2 cores, 5.6 with 8, 7.5 with 24].  One that
- * has to wait (base/blocking.h) lets a spare one read meanwhile, so slow requests do not hold up fast ones.
+ * As many as there are cores read and answer requests; more only wake each other up in turn for
+ * nothing [4 KiB cached reads at depth 32 took the daemon 4.0 us each with 2 threads on 2 cores,
+ * 5.6 with 8, 7.5 with 24].  One that has to wait (base/blocking.h) lets a spare one read
+ * meanwhile, so slow requests do not hold up fast ones.
  */
 #pragma once
 

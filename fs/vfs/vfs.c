@@ -17,8 +17,8 @@
  *
  * What a crash does.  Each change is inside one gate section, so it is in one transaction group, or
  * one batch of the log, as a whole.  Sizes and times that writes change are put as rows when a
- * group is frozen or that file is flushed, at the instant at which its content is captured too: so a
- * file's size never becomes durable without its content, nor the other way round.
+ * group is frozen or that file is flushed, at the instant at which its content is captured too: so
+ * a file's size never becomes durable without its content, nor the other way round.
  *
  * Hence rows of regular files are put by the collector only.  A chmod() that put a row at once
  * would carry a size along: the present one would become durable before its content when somebody

@@ -2,7 +2,8 @@
  * compiler.h - contracts, cleanup and small arithmetic
  *
  * ASSERT stays on in release builds: it states a contract between pieces of our own code.  What
- * comes from a disk, a socket or a guest is never asserted, it is checked and answered with an error.
+ * comes from a disk, a socket or a guest is never asserted, it is checked and answered with an
+ * error.
  */
 #pragma once
 

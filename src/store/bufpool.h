@@ -40,8 +40,8 @@ void buf_ref(struct buf *b);
 /* Drops a reference; the last one gives the buffer back. */
 void bufpool_put(struct bufpool *p, struct buf *b);
 /*
- * Has the memory of the first bytes ready, so that the first burst of writes does not pay for clearing it; a
- * slice at a time, until *stop.  Advice: nothing fails.
+ * Has the memory of the first bytes ready, so that the first burst of writes does not pay for
+ * clearing it; a slice at a time, until *stop.  Advice: nothing fails.
  */
 void bufpool_warm(struct bufpool *p, uint64_t bytes, const _Atomic bool *stop);
 /* Bytes in buffers now. */

@@ -17,7 +17,9 @@ struct hash128 chunk_hash(const struct chunk_hasher *h, const void *data)
 	        XXH3_128bits_withSecret(data, CHUNK_SIZE, h->secret, sizeof(h->secret));
 	struct hash128 r = {.lo = x.low64, .hi = x.high64};
 #ifdef WEIR_HASH_BITS
-	/* The kept bits are spread so that neither the index's tag nor the map's check is constant. */
+	/*
+	 * The kept bits are spread so that neither the index's tag nor the map's check is constant.
+	 */
 	r.lo = (r.lo & ((1ull << (WEIR_HASH_BITS < 64 ? WEIR_HASH_BITS : 63)) - 1)) *
 	       0x9e3779b97f4a7c15ull;
 	r.hi = r.lo >> 7;

@@ -2,8 +2,8 @@
  * chunk.h - the 4 KiB chunk: its hash, its address, its map entry
  *
  * A chunk is identified by the XXH3-128 of its content, keyed by a secret of its crypto domain, and
- * compared byte for byte before it is shared.  A *location* (loc) names a logical slot of a segment;
- * moving or rewriting the segment changes the segment's row, never a location.
+ * compared byte for byte before it is shared.  A *location* (loc) names a logical slot of a
+ * segment; moving or rewriting the segment changes the segment's row, never a location.
  */
 #pragma once
 

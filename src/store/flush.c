@@ -1,16 +1,16 @@
 /*
  * flush.c - fsync: an image's changes into the intent log, one sync for all who wait
  *
- * Callers queue; the first becomes leader and writes one batch for everyone queued; of those who came
- * meanwhile, one leads the next (group commit).  A batch is captured with the gate closed:
- * it is the state of those images at one instant, and it is replayed whole or not at all, so after a crash each
- * image is a prefix of its acknowledged writes.  What is captured is copied there and then; a flush
- * too large for that (FLUSH_LOG_BYTES_MAX) commits the transaction group instead, which writes the
- * data once, compressed, to segments.
+ * Callers queue; the first becomes leader and writes one batch for everyone queued; of those who
+ * came meanwhile, one leads the next (group commit).  A batch is captured with the gate closed:
+ * it is the state of those images at one instant, and it is replayed whole or not at all, so after
+ * a crash each image is a prefix of its acknowledged writes.  What is captured is copied there and
+ * then; a flush too large for that (FLUSH_LOG_BYTES_MAX) commits the transaction group instead,
+ * which writes the data once, compressed, to segments.
  *
  * Capturing clears the "unlogged" marks.  If the batch then does not reach the disk, the marks no
- * longer tell the truth: the log stays disabled (flushes commit groups) until the group that was open
- * at that time is committed, which makes all of it durable the other way.
+ * longer tell the truth: the log stays disabled (flushes commit groups) until the group that was
+ * open at that time is committed, which makes all of it durable the other way.
  */
 #include <errno.h>
 
@@ -294,7 +294,10 @@ static int capture(struct store *s, const struct flush_waiter *list)
 
 	pthread_rwlock_wrlock(&s->gate);
 	if (estimate_bytes(list) > FLUSH_LOG_BYTES_MAX) {
-		/* No rows either: the next flush would log them, without the content that they tell of. */
+		/*
+		 * No rows either: the next flush would log them, without the content that they tell
+		 * of.
+		 */
 		pthread_rwlock_unlock(&s->gate);
 		return -EFBIG;
 	}

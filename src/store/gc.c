@@ -347,9 +347,10 @@ static void marks_free(struct gc_marks *m)
 }
 
 /*
- * The pass is over.  If it failed after it had begun to sweep, new generations without the dead slots
- * may be waiting for a commit: until one succeeds, those slots must not be shared.  A commit that is
- * under way now may have put its segment rows before the last rewrite: only the next one counts.
+ * The pass is over.  If it failed after it had begun to sweep, new generations without the dead
+ * slots may be waiting for a commit: until one succeeds, those slots must not be shared.  A commit
+ * that is under way now may have put its segment rows before the last rewrite: only the next one
+ * counts.
  */
 static void end_marks(struct store *s, struct gc_marks *m, bool failed)
 {

@@ -15,8 +15,8 @@
 int hugemem_alloc(uint64_t bytes, void **ret_mem) MUST_CHECK;
 void hugemem_free(void *mem, uint64_t bytes); /* accepts NULL; bytes as given to hugemem_alloc */
 /*
- * Has memory ready behind all of it, a slice at a time until *stop, so that who touches it first does not pay
- * for clearing it.  Advice: nothing fails.
+ * Has memory ready behind all of it, a slice at a time until *stop, so that who touches it first
+ * does not pay for clearing it.  Advice: nothing fails.
  */
 void hugemem_warm(void *mem, uint64_t bytes, const _Atomic bool *stop);
 /* How many of the bytes are backed by memory now.  About a millisecond a GiB. */

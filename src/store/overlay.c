@@ -11,9 +11,9 @@
  * is never changed, until overlay_release() drops it.  Readers need no gate: under the shard lock
  * they look at the active group, then the frozen one, then leave the rest to the map.  txg_open is
  * loaded after the shard lock was taken; a bucket is only released under that lock after txg_open
- * has moved on, and after the map has the group's content, so a reader finds it in one or the other.
- * (If the group table is reused under the reader, what it finds in "frozen" is newer than its
- * "active": only writes concurrent with the read, either outcome of which is right.)
+ * has moved on, and after the map has the group's content, so a reader finds it in one or the
+ * other. (If the group table is reused under the reader, what it finds in "frozen" is newer than
+ * its "active": only writes concurrent with the read, either outcome of which is right.)
  *
  * A buffer with other references (a reader's pin, a shared slot) is copied before it is changed.
  */
@@ -181,7 +181,10 @@ static struct buf *buf_own(struct store *s, struct buf *old)
 	return b;
 }
 
-/* A new buffer for a partial write over slot (not a buffer) at a place that the group may have punched. */
+/*
+ * A new buffer for a partial write over slot (not a buffer) at a place that the group may have
+ * punched.
+ */
 static struct buf *buf_partial(struct store *s, uint64_t slot, bool punched)
 {
 	struct buf *b = bufpool_get(s->bufs);
@@ -461,7 +464,9 @@ int store_image_delete(struct store *s, uint64_t image)
 	return r;
 }
 
-/* One chunk to share, as a slot for the destination.  The buffer, if it is one, gains a reference. */
+/*
+ * One chunk to share, as a slot for the destination.  The buffer, if it is one, gains a reference.
+ */
 static int share_slot(struct store *s, struct ov_view *v, uint64_t entry, uint64_t *ret_slot)
 {
 	if (v->top) {

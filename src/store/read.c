@@ -188,7 +188,10 @@ static int ctx_fetch(struct read_ctx *c)
 	return r < 0 ? r : f.error;
 }
 
-/* c->views and c->entries say where each chunk's bytes are; leaves entries of what is to be fetched. */
+/*
+ * c->views and c->entries say where each chunk's bytes are; leaves entries of what is to be
+ * fetched.
+ */
 static int ctx_resolve(struct read_ctx *c, struct image *img, uint64_t first)
 {
 	unsigned done = 0;
@@ -468,8 +471,8 @@ static int leaf_states(struct image *img, uint64_t leaf, bool ret_data[LEAF_CHUN
 }
 
 /*
- * The first leaf >= leaf that may hold what is looked for.  The overlay is asked first: what it does
- * not have any more by then, the map has.
+ * The first leaf >= leaf that may hold what is looked for.  The overlay is asked first: what it
+ * does not have any more by then, the map has.
  */
 static int seek_leaf(struct image *img, uint64_t leaf, bool hole, uint64_t *ret_leaf)
 {

@@ -20,12 +20,12 @@
  * those files are not written again.  Segments that began in the group go, with their ids: at once
  * if no row was put yet; else with the next commit, because a commit that failed may still be found
  * in the database's log after a crash, and then counts.  Nothing that it names may be touched until
- * a later commit has taken its place.  A segment that had a committed part is *stuck*: closed to appends, its file read only up to the
- * committed length.  The next sync copies that part to the next generation, a new file with footer,
- * which the next commit makes official; the old file stays as it is until then.  If the copy fails,
- * the group does not: the segment just stays open (no footer), and is continued or sealed after the
- * next mount.  Rewrites and drops asked for by the collector have nothing to do with the group's
- * writes and stay pending.
+ * a later commit has taken its place.  A segment that had a committed part is *stuck*: closed to
+ * appends, its file read only up to the committed length.  The next sync copies that part to the
+ * next generation, a new file with footer, which the next commit makes official; the old file stays
+ * as it is until then.  If the copy fails, the group does not: the segment just stays open (no
+ * footer), and is continued or sealed after the next mount.  Rewrites and drops asked for by the
+ * collector have nothing to do with the group's writes and stay pending.
  */
 #include <errno.h>
 #include <stdio.h>

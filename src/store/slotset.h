@@ -15,8 +15,8 @@ struct slotset {
 };
 
 /*
- * Segments with ids in (after, until], or only the sealed ones of them, at most n_max; *ret_last: the last
- * id looked at.
+ * Segments with ids in (after, until], or only the sealed ones of them, at most n_max; *ret_last:
+ * the last id looked at.
  */
 int slotset_init(struct slotset *set, struct segments *ss, uint64_t after, uint64_t until,
         bool sealed_only, size_t n_max, uint64_t *ret_last) MUST_CHECK;

@@ -5,8 +5,8 @@
  * cover what is dirty in RAM plus this write, all of it taken as incompressible and new.  So a
  * group that was acknowledged finds room when it is committed.  The reserve keeps the metadata
  * store and the collector able to work when the backing is full.  Free space is asked for at most
- * every SPACE_CHECK_NS.  From the first refusal until there is room for SPACE_AGAIN_BYTES the store's
- * health says so.
+ * every SPACE_CHECK_NS.  From the first refusal until there is room for SPACE_AGAIN_BYTES the
+ * store's health says so.
  *
  * Speed.  From 60 % of the overlay limit on, writes are admitted at a rate: what commits were
  * measured to take, divided by a factor that grows from nothing at 60 % through 1 (the rate at
@@ -117,7 +117,10 @@ static void pace(struct store *s, uint64_t used, size_t len)
 
 int store_throttle(struct store *s, size_t len)
 {
-	/* The rest is for writes that were admitted at the same time, and for copies under pinned buffers. */
+	/*
+	 * The rest is for writes that were admitted at the same time, and for copies under pinned
+	 * buffers.
+	 */
 	const uint64_t limit = s->cfg.overlay_bytes - s->cfg.overlay_bytes / 8;
 
 	if (s->cfg.read_only)

@@ -1,8 +1,9 @@
 /*
  * store-priv.h - the engine's insides, shared by its files only
  *
- * Groups.  Two are in RAM: the *active* one, which collects changes, and, while it is being committed,
- * the *frozen* one before it.  group number & 1 is its place in store.groups and image.groups.
+ * Groups.  Two are in RAM: the *active* one, which collects changes, and, while it is being
+ * committed, the *frozen* one before it.  group number & 1 is its place in store.groups and
+ * image.groups.
  *
  * Lock order (outermost first); what each guards stands at its field:
  *	gate > images_lock > overlay shard > image.lock > rows_lock > leaf locks
@@ -272,7 +273,10 @@ bool overlay_clean(struct image *img);
  * IMAGE_CHUNKS_MAX / LEAF_CHUNKS when there is none.
  */
 uint64_t overlay_next_leaf(struct image *img, uint64_t leaf, bool holes);
-/* The first leaf >= leaf that is not wholly a hole (zero: zeros) by a punched range; a hint, to save time. */
+/*
+ * The first leaf >= leaf that is not wholly a hole (zero: zeros) by a punched range; a hint, to
+ * save time.
+ */
 uint64_t overlay_skip_punched(struct image *img, uint64_t leaf, bool zero);
 /* Drops the frozen group's content; it is committed. */
 void overlay_release(struct store *s, unsigned g);
@@ -283,7 +287,10 @@ typedef int buf_run_fn(void *arg, unsigned off, unsigned len);
 int buf_runs(const struct buf *b, buf_run_fn *fn, void *arg);
 
 /* --- read.c --- */
-/* Content of a map entry, copied.  -ESTALE: no such slot; -EUCLEAN: damaged; -EIO: cannot be read now. */
+/*
+ * Content of a map entry, copied.  -ESTALE: no such slot; -EUCLEAN: damaged; -EIO: cannot be read
+ * now.
+ */
 int entry_read(struct store *s, uint64_t entry, uint8_t *ret_chunk) MUST_CHECK;
 /* Brings a range into the cache; errors are left for the read that needs it. */
 void read_prefetch(struct image *img, uint64_t off, size_t len);

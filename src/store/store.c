@@ -4,8 +4,8 @@
  * Recovery.  The metadata store holds the last committed group and the intent log's tail.  Batches
  * from there on are replayed: records of groups already committed are skipped, the others go into
  * the overlay and the row log as if they were written now.  Then one group is committed, under a
- * new log epoch, which empties the log.  Nothing else is needed; how long it takes is bounded by the
- * log's size.  A crash during recovery leaves the log and the old state as they were.
+ * new log epoch, which empties the log.  Nothing else is needed; how long it takes is bounded by
+ * the log's size.  A crash during recovery leaves the log and the old state as they were.
  */
 #include <errno.h>
 #include <stdarg.h>
@@ -108,7 +108,9 @@ static int recover(struct store *s, struct errmsg *em)
 		return errmsg_set(em, r, "cannot replay the intent log: %s", strerror(-r));
 	if (s->cfg.read_only)
 		return 0;
-	/* Everything replayed goes into one group; its commit names the new epoch and an empty log. */
+	/*
+	 * Everything replayed goes into one group; its commit names the new epoch and an empty log.
+	 */
 	const uint64_t epoch = st->log_epoch + 1;
 	ilog_start(s->log, epoch, off, off, seq);
 	st->log_epoch = epoch;
@@ -198,7 +200,9 @@ static void init_locks(struct store *s)
 	pthread_rwlockattr_t ra;
 	pthread_condattr_t ca;
 
-	/* Writers first: a freeze must not starve behind a stream of writes.  Nobody enters twice. */
+	/*
+	 * Writers first: a freeze must not starve behind a stream of writes.  Nobody enters twice.
+	 */
 	pthread_rwlockattr_init(&ra);
 	pthread_rwlockattr_setkind_np(&ra, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
 	pthread_rwlock_init(&s->gate, &ra);

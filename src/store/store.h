@@ -6,8 +6,8 @@
  *
  * The gate.  Each operation that changes something runs between store_enter() and store_leave().
  * Inside, it changes image content (store_write, store_punch, store_share) and appends namespace
- * rows (store_rows_append).  A transaction group is frozen, and a flush captured, only while nobody is
- * inside: so what one operation does is in one group or log batch as a whole, and a group is the
+ * rows (store_rows_append).  A transaction group is frozen, and a flush captured, only while nobody
+ * is inside: so what one operation does is in one group or log batch as a whole, and a group is the
  * state at one instant.  Inside the gate one must not block on anything but short locks;
  * store_throttle() comes before it.
  *
@@ -37,10 +37,13 @@ struct store_hooks {
 	void *arg;
 	/*
 	 * Append to the row log (store_rows_append) the attributes that changed without rows of
-	 * their own so far: inode rows of what was written since the last call.  image 0: of all images.
+	 * their own so far: inode rows of what was written since the last call.  image 0: of all
+	 * images.
 	 */
 	void (*collect_rows)(void *arg, uint64_t image);
-	/* Group txg is committed: its rows may be dropped from caches of pending rows.  Gate open. */
+	/*
+	 * Group txg is committed: its rows may be dropped from caches of pending rows.  Gate open.
+	 */
 	void (*committed)(void *arg, uint64_t txg);
 	/*
 	 * Recovery, during store_open: rows of the intent log, in order; take them into the view of
@@ -60,7 +63,9 @@ struct store_config {
 	unsigned threads;       /* commit workers; 0: one a core */
 	uint64_t txg_ns; /* commit at least this often while something is dirty; 0: default */
 	uint64_t reserve_bytes; /* free space of the backing that writes may not use; 0: default */
-	/* Called once, before recovery, so that hooks can use the store (store_txg); may be NULL. */
+	/*
+	 * Called once, before recovery, so that hooks can use the store (store_txg); may be NULL.
+	 */
 	void (*opened)(void *arg, struct store *s);
 	bool read_only; /* no writes to the backing at all; the log is replayed in RAM */
 	bool manual;    /* tests: no background threads; store_sync() and store_gc() drive */
@@ -96,9 +101,9 @@ int store_write(struct image *img, uint64_t off, const void *data, size_t len) M
 int store_punch(struct image *img, uint64_t off, uint64_t len, bool zero) MUST_CHECK;
 /*
  * Inside the gate.  Makes a range of dst share the chunks of src; all CHUNK_SIZE aligned, at most
- * 64 MiB a call, ranges of one image must not overlap.  *ret_len bytes were shared, from the start of
- * the range on: fewer than asked where something is in the way; -EAGAIN: nothing, because the first chunk of the
- * source is only partly written yet: copy that one.
+ * 64 MiB a call, ranges of one image must not overlap.  *ret_len bytes were shared, from the start
+ * of the range on: fewer than asked where something is in the way; -EAGAIN: nothing, because the
+ * first chunk of the source is only partly written yet: copy that one.
  */
 int store_share(struct image *src, uint64_t src_off, struct image *dst, uint64_t dst_off,
         uint64_t len, uint64_t *ret_len) MUST_CHECK;

@@ -14,11 +14,11 @@
  * after the commit loses nothing: the log's tail is in the state row, and batches before it are not
  * replayed.
  *
- * Failures.  Up to and including sync: what was appended to segments is given up (never synced again
- * in the hope of success), and all of it is repeated into new segments after a pause; the maps have
- * not seen any of it.  Later: the transaction is rolled back and repeated, with the same entries, for
- * the segments are durable.  Meanwhile the frozen group stays in RAM, where reads find it, and writers
- * get the error (store_throttle).
+ * Failures.  Up to and including sync: what was appended to segments is given up (never synced
+ * again in the hope of success), and all of it is repeated into new segments after a pause; the
+ * maps have not seen any of it.  Later: the transaction is rolled back and repeated, with the same
+ * entries, for the segments are durable.  Meanwhile the frozen group stays in RAM, where reads find
+ * it, and writers get the error (store_throttle).
  */
 #include <errno.h>
 #include <string.h>
@@ -130,8 +130,8 @@ static int image_to_map(struct image *img, unsigned g)
 }
 
 /*
- * The leaf's node is damaged.  What the group wrote is put into a new one; the other chunks of the leaf
- * are lost, and get entries that no read can follow.
+ * The leaf's node is damaged.  What the group wrote is put into a new one; the other chunks of the
+ * leaf are lost, and get entries that no read can follow.
  */
 static int replace_leaf(struct ov_leaf *l)
 {
@@ -173,7 +173,9 @@ static int group_to_maps(struct store *s, unsigned g, struct ov_leaf **leaves, s
 	return r;
 }
 
-/* Chunks into segments, durably; leaves the maps alone, so that it can be repeated from the start. */
+/*
+ * Chunks into segments, durably; leaves the maps alone, so that it can be repeated from the start.
+ */
 static int store_leaves(struct store *s, uint64_t txg, struct ov_leaf **leaves, size_t n)
 {
 	int r;

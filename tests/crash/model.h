@@ -3,8 +3,9 @@
  *
  * The oracle of the model and crash tests.  A few small images; every acknowledged change is
  * remembered in order, with how far flushes have made it durable.  After a crash each image must
- * equal its state after some number of acknowledged changes, not fewer than the flushed ones; from then on
- * that state is where the model goes on from.  While a store runs, each read must equal the last state.
+ * equal its state after some number of acknowledged changes, not fewer than the flushed ones; from
+ * then on that state is where the model goes on from.  While a store runs, each read must equal the
+ * last state.
  */
 #pragma once
 
@@ -31,9 +32,9 @@ int model_attach(struct model *m, struct store *s);
 void model_detach(struct model *m);
 
 /*
- * One random operation: a write of some kind, punch, share, delete, flush, sync, read, collect.  Returns the
- * store's error; the model knows what that means (an operation refused was not acknowledged).  A wrong read
- * aborts the test with what differs.
+ * One random operation: a write of some kind, punch, share, delete, flush, sync, read, collect. 
+ * Returns the store's error; the model knows what that means (an operation refused was not
+ * acknowledged).  A wrong read aborts the test with what differs.
  */
 int model_step(struct model *m);
 /* Flushes or commits all of it. */

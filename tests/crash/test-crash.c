@@ -403,7 +403,9 @@ static void crew_verify(struct bed *b)
 		model_verify(b->others[i]);
 }
 
-/* What a read-only mount finds is what the models go on from; so the next one must find the same. */
+/*
+ * What a read-only mount finds is what the models go on from; so the next one must find the same.
+ */
 static void look_read_only(struct bed *b)
 {
 	const uint64_t steps = iosim_steps(b->sim);
