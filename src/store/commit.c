@@ -107,8 +107,9 @@ static bool candidate_matches(
 	}
 	struct compare c = {.store = s, .loc = loc, .data = data};
 	const int r = segments_read(s->segments, &loc, 1, compare_frame, &c);
-	if (r == -EUCLEAN && !c.seen && gc_heal(s, loc, data))
-		dedupe_remove(s->dedupe, hash, loc);
+	/* It stays in the index: if this copy cannot heal it, the next one may. */
+	if (r == -EUCLEAN && !c.seen)
+		gc_heal(s, loc, data);
 	return c.equal;
 }
 

@@ -406,21 +406,29 @@ static int run_pass(struct pass *p, uint64_t after, uint64_t until, bool first, 
 
 /* --- healing --- */
 
-bool gc_heal(struct store *s, uint64_t loc, const void *data)
+static bool heal_waits(const struct gc_control *gc, uint64_t loc)
+{
+	for (unsigned i = 0; i < gc->n_heals; i++)
+		if (gc->heals[i].loc == loc)
+			return true;
+	return false;
+}
+
+void gc_heal(struct store *s, uint64_t loc, const void *data)
 {
 	struct gc_control *gc = &s->gc;
 	uint8_t *copy = NULL;
 
 	pthread_mutex_lock(&gc->heal_lock);
-	if (gc->n_heals < HEALS_MAX)
+	if (gc->n_heals < HEALS_MAX && !heal_waits(gc, loc))
 		copy = malloc(CHUNK_SIZE);
 	if (copy) {
 		memcpy(copy, data, CHUNK_SIZE);
 		gc->heals[gc->n_heals++] = (struct gc_heal){loc, copy};
 	}
 	pthread_mutex_unlock(&gc->heal_lock);
-	gc_kick(s);
-	return copy != NULL;
+	if (copy)
+		gc_kick(s);
 }
 
 static int heal_order(const void *a, const void *b)
@@ -454,30 +462,38 @@ static void heal_segment(struct store *s, const struct gc_heal *v, unsigned n)
 		              : "what they were is not known for sure, or there is no room");
 }
 
-/* Takes what was offered so far and rewrites those segments. */
+/*
+ * Takes what was offered so far and rewrites those segments.  The commit comes before the taking: a
+ * damaged frame makes room for its healed chunks only if all of them are there, and the group that
+ * found the first is still finding others.
+ */
 static int run_heals(struct store *s)
 {
 	struct gc_heal v[HEALS_MAX];
-	int r = 0;
 
+	pthread_mutex_lock(&s->gc.heal_lock);
+	const bool none = s->gc.n_heals == 0;
+	pthread_mutex_unlock(&s->gc.heal_lock);
+	if (none)
+		return 0;
+	segments_seal_all(s->segments);
+	int r = commit(s);
+	if (r < 0)
+		return r;
 	pthread_mutex_lock(&s->gc.heal_lock);
 	const unsigned n = s->gc.n_heals;
 	memcpy(v, s->gc.heals, n * sizeof(*v));
 	s->gc.n_heals = 0;
 	pthread_mutex_unlock(&s->gc.heal_lock);
-	if (n == 0)
-		return 0;
 	qsort(v, n, sizeof(*v), heal_order);
-	segments_seal_all(s->segments);
-	r = commit(s);
-	for (unsigned i = 0, k; r == 0 && i < n; i = k) {
+	for (unsigned i = 0, k; i < n; i = k) {
 		for (k = i + 1; k < n && loc_segment(v[k].loc) == loc_segment(v[i].loc); k++)
 			;
 		heal_segment(s, &v[i], k - i);
 	}
 	for (unsigned i = 0; i < n; i++)
 		free(v[i].data);
-	return r < 0 ? r : commit(s);
+	return commit(s);
 }
 
 /* --- running --- */

@@ -349,10 +349,8 @@ bool gc_may_share(struct store *s, uint64_t loc);
 int gc_txg_write(struct store *s) MUST_CHECK;
 /* After group txg's transaction succeeded. */
 void gc_txg_committed(struct store *s, uint64_t txg);
-/*
- * A damaged chunk's content turned up again.  False: offer it again later, too much waits already.
- */
-bool gc_heal(struct store *s, uint64_t loc, const void *data);
+/* A damaged chunk's content turned up again.  Forgotten if too much waits already. */
+void gc_heal(struct store *s, uint64_t loc, const void *data);
 
 /* --- readahead.c --- */
 int readahead_start(struct store *s) MUST_CHECK;
