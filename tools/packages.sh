@@ -5,7 +5,8 @@
 packages_build="gcc meson ninja-build pkg-config libc6-dev libfuse3-dev libxxhash-dev liblz4-dev
 	libzstd-dev libsqlite3-dev libjansson-dev"
 packages_run="fuse3 sqlite3 attr"
-packages_test="libcmocka-dev python3 clang clang-format acl util-linux"
+packages_test="libcmocka-dev python3 clang clang-format acl util-linux jq mandoc man-db fio
+	e2fsprogs mount procps"
 packages_guest="mmdebstrap e2fsprogs dosfstools mtools fdisk syslinux syslinux-common
 	qemu-system-x86 qemu-utils"
 packages_bench="fio nbdkit libnbd-bin qemu-utils qemu-system-common python3"

@@ -18,7 +18,12 @@ for flush in 1 2 2; do
 	rm -f "$T/log"
 	mount_logged txg=1
 	blocks write "$M/first.raw" 4 1 1 > /dev/null
-	blocks write "$M/a.raw" 60 1 2 > "$T/result" &
+	# Over and over, so that the disk fails in the middle however fast it is.
+	end=complete
+	while [ "$end" = complete ]; do
+		blocks write "$M/a.raw" 60 1 2 > "$T/result"
+		read -r _ _ end < "$T/result"
+	done &
 	writer=$!
 	eventually 10 test -s "$M/a.raw" || fail "nothing is written"
 	sleep "0.$(printf %02d $((RANDOM % 25)))"
