@@ -35,6 +35,8 @@ static struct vnode *file_of(const struct fuse_file_info *fi)
 
 static void reply_err(fuse_req_t req, int r)
 {
+	if (r == -EIO)
+		vfs_note_io_error(vfs_of(req));
 	fuse_reply_err(req, -r);
 }
 

@@ -186,3 +186,9 @@ int vfs_statfs(struct vfs *v, struct statvfs *ret_st)
 	*ret_st = st;
 	return 0;
 }
+
+void vfs_note_io_error(struct vfs *v)
+{
+	if (v->store)
+		store_note_io_error(v->store);
+}

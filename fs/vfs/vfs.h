@@ -64,6 +64,8 @@ int vfs_attach(struct vfs *v, struct ns *ns, struct store *store, bool read_only
 void vfs_detach(struct vfs *v);
 /* After store_close(); accepts NULL. */
 void vfs_free(struct vfs *v);
+/* An operation was answered with -EIO: the datastore's health tells of it. */
+void vfs_note_io_error(struct vfs *v);
 /* store_hooks.collect_rows, with the vfs as arg. */
 void vfs_collect_rows(void *vfs, uint64_t image);
 

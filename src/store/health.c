@@ -34,6 +34,14 @@ void health_set(struct store *s, enum health_cause cause, const char *fmt, ...)
 		log_error("%s", text);
 }
 
+void store_note_io_error(struct store *s)
+{
+	if (atomic_load(&s->health.causes) == 0)
+		health_set(s, HEALTH_DAMAGE,
+		        "an operation failed because the backing could not be read; 'weir check' "
+		        "tells what is lost");
+}
+
 void health_clear(struct store *s, enum health_cause cause, const char *why)
 {
 	struct health *h = &s->health;

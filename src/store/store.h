@@ -185,6 +185,11 @@ struct store_stats {
 	enum store_health health;
 	char health_text[256]; /* why it is not STORE_OK */
 };
+/*
+ * The layer above answered with -EIO for a reason of its own (the metadata store could not be read): the
+ * health says so, unless something more precise is said there already.  Any thread.
+ */
+void store_note_io_error(struct store *s);
 void store_stats_get(struct store *s, struct store_stats *ret_stats);
 
 struct image_stats {

@@ -37,7 +37,7 @@ for flush in 1 2 2; do
 	[ "$code" != 124 ] || fail "syncing to a dead disk hangs"
 	[ "$acked" = "$synced" ] || [ "$code" != 0 ] || fail "what was not synced was, to a dead disk"
 	eventually 5 degraded || fail "status says nothing: $("$WEIR" status "$DS")"
-	logged "cannot commit"
+	logged "cannot commit\|could not be read"
 	! timeout 10 touch "$M/new" 2> /dev/null || ! timeout 10 sync "$M/new" 2> /dev/null || fail "a new file is durable on a dead disk"
 	code=0
 	timeout 30 "$WEIR" umount "$DS" 2> "$T/err" || code=$?
