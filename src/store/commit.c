@@ -28,6 +28,13 @@
 #define RAW_STREAK 16
 #define RAW_PROBE  8
 
+/* A likely duplicate that has to be read to be compared. */
+struct want {
+	uint64_t loc;
+	unsigned index; /* in the leaf */
+	const uint8_t *data;
+};
+
 struct worker {
 	struct store *store;
 	pthread_t thread;
@@ -43,8 +50,9 @@ struct worker {
 	struct hash128 leaf_hashes[LEAF_CHUNKS];
 	uint64_t leaf_locs[LEAF_CHUNKS][DEDUPE_CANDIDATES];
 	uint8_t leaf_n_locs[LEAF_CHUNKS];
-	bool leaf_whole[LEAF_CHUNKS]; /* wholly written, and not zero */
-	uint64_t wanted[LEAF_CHUNKS]; /* first candidates that the cache does not have */
+	bool leaf_whole[LEAF_CHUNKS];     /* wholly written, and not zero */
+	uint64_t leaf_match[LEAF_CHUNKS]; /* that one holds the same bytes; 0: not known */
+	struct want wanted[LEAF_CHUNKS];  /* first candidates that the cache does not have */
 	unsigned n_wanted;
 };
 
@@ -123,20 +131,55 @@ static uint64_t find_duplicate(
 	return 0;
 }
 
-static void cache_frame(
+static int want_order(const void *a, const void *b)
+{
+	const struct want *x = a, *y = b;
+
+	return x->loc < y->loc ? -1 : x->loc > y->loc;
+}
+
+/* Compares what was read with the chunks of the leaf that may be the same. */
+static void compare_wanted(
         void *arg, uint64_t loc, unsigned n, const uint8_t *chunks, const struct hash128 *hashes)
 {
-	struct store *s = arg;
+	struct worker *w = arg;
+	unsigned lo = 0, hi = w->n_wanted;
 
 	(void)hashes;
-	for (unsigned i = 0; i < n; i++)
-		cache_insert(s->cache, loc + i, chunks + (size_t)i * CHUNK_SIZE, NULL);
+	while (lo < hi) {
+		const unsigned mid = (lo + hi) / 2;
+		if (w->wanted[mid].loc < loc)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	for (; lo < w->n_wanted && w->wanted[lo].loc < loc + n; lo++) {
+		const struct want *want = &w->wanted[lo];
+		const uint8_t *at = chunks + (size_t)(want->loc - loc) * CHUNK_SIZE;
+		if (memcmp(at, want->data, CHUNK_SIZE) == 0)
+			w->leaf_match[want->index] = want->loc;
+	}
+}
+
+/* Reads the likely duplicates that the cache does not have, with as few calls as they allow. */
+static void leaf_compare(struct worker *w)
+{
+	uint64_t locs[LEAF_CHUNKS];
+	unsigned n = 0;
+
+	qsort(w->wanted, w->n_wanted, sizeof(*w->wanted), want_order);
+	for (unsigned i = 0; i < w->n_wanted; i++)
+		if (n == 0 || locs[n - 1] != w->wanted[i].loc)
+			locs[n++] = w->wanted[i].loc;
+	/* What fails here is met again, and answered, by candidate_matches(). */
+	if (n > 0)
+		(void)!segments_read(w->store->segments, locs, n, compare_wanted, w);
 }
 
 /*
- * Hashes the leaf's whole chunks, looks all of them up, and brings the likely duplicates into the
- * cache with as few reads as their segments allow; comparing finds them there.  What fails here
- * is met again, and answered, by candidate_matches().
+ * Hashes the leaf's whole chunks, looks all of them up, and compares the likely duplicates that
+ * have to be read.  The cache is left alone: what is stored now is seldom read again soon (guests
+ * have caches of their own), and filling it took a tenth of the time of a large sequential write.
  */
 static void leaf_look_up(struct worker *w, const struct ov_leaf *l)
 {
@@ -146,6 +189,7 @@ static void leaf_look_up(struct worker *w, const struct ov_leaf *l)
 	for (unsigned i = 0; i < LEAF_CHUNKS; i++) {
 		const struct buf *b = slot_is_buf(l->slots[i]) ? slot_buf(l->slots[i]) : NULL;
 		w->leaf_whole[i] = b && !b->valid && !chunk_is_zero(b->data);
+		w->leaf_match[i] = 0;
 		if (!w->leaf_whole[i])
 			continue;
 		w->leaf_hashes[i] = chunk_hash(&s->hasher, b->data);
@@ -160,10 +204,10 @@ static void leaf_look_up(struct worker *w, const struct ov_leaf *l)
 		const uint64_t loc = w->leaf_locs[i][0];
 		if (w->leaf_n_locs[i] > 0 && !cache_peek(s->cache, loc) &&
 		        segments_present(s->segments, loc))
-			w->wanted[w->n_wanted++] = loc;
+			w->wanted[w->n_wanted++] =
+			        (struct want){loc, i, slot_buf(l->slots[i])->data};
 	}
-	if (w->n_wanted > 1)
-		(void)!segments_read(s->segments, w->wanted, w->n_wanted, cache_frame, s);
+	leaf_compare(w);
 }
 
 /* --- windows --- */
@@ -213,7 +257,6 @@ static int window_store(struct worker *w, uint64_t txg, struct ov_leaf *l)
 		return r;
 	for (unsigned k = 0; k < w->n; k++) {
 		l->entries[w->index[k]] = entry_data(loc + k, hash_check(w->hashes[k]));
-		cache_insert(s->cache, loc + k, w->gather + (size_t)k * CHUNK_SIZE, NULL);
 		dedupe_insert(s->dedupe, w->hashes[k], loc + k);
 	}
 	return 0;
@@ -247,6 +290,13 @@ static int buf_fill(struct worker *w, const struct ov_leaf *l, unsigned i, const
 	return 0;
 }
 
+static int duplicate_store(struct worker *w, struct ov_leaf *l, unsigned i, uint64_t entry)
+{
+	l->entries[i] = entry;
+	atomic_fetch_add_explicit(&w->store->count.dedupe_hits, 1, memory_order_relaxed);
+	return 0;
+}
+
 static int chunk_store(struct worker *w, struct ov_leaf *l, unsigned i, const uint8_t *data,
         struct hash128 hash, const uint64_t *locs, unsigned n_locs)
 {
@@ -256,11 +306,8 @@ static int chunk_store(struct worker *w, struct ov_leaf *l, unsigned i, const ui
 
 	if (!entry && n_locs == 0) /* stored since, by another worker or a window of this leaf? */
 		entry = find_duplicate(s, hash, data, found, dedupe_lookup(s->dedupe, hash, found));
-	if (entry) {
-		l->entries[i] = entry;
-		atomic_fetch_add_explicit(&s->count.dedupe_hits, 1, memory_order_relaxed);
-		return 0;
-	}
+	if (entry)
+		return duplicate_store(w, l, i, entry);
 	w->hashes[w->n] = hash;
 	w->index[w->n] = i;
 	memcpy(w->gather + (size_t)w->n * CHUNK_SIZE, data, CHUNK_SIZE);
@@ -310,6 +357,9 @@ static int slot_store(struct worker *w, struct ov_leaf *l, unsigned i)
 		return partial_store(w, l, i, b);
 	if (!w->leaf_whole[i])
 		return zero_store(w, l, i);
+	if (w->leaf_match[i] && gc_may_share(w->store, w->leaf_match[i]))
+		return duplicate_store(
+		        w, l, i, entry_data(w->leaf_match[i], hash_check(w->leaf_hashes[i])));
 	return chunk_store(w, l, i, b->data, w->leaf_hashes[i], w->leaf_locs[i], w->leaf_n_locs[i]);
 }
 
