@@ -134,7 +134,7 @@ int store_throttle(struct store *s, size_t len)
 			return -ENOSPC;
 		const uint64_t used = overlay_used(s);
 		const unsigned g = atomic_load_explicit(&s->txg_open, memory_order_relaxed) & 1;
-		if (used > s->cfg.overlay_bytes / 10 * 4 &&
+		if (used > s->cfg.overlay_bytes / 10 * 5 &&
 		        atomic_load_explicit(&s->groups[g].bytes, memory_order_relaxed) >
 		                s->cfg.overlay_bytes / 8)
 			txg_kick(s);
