@@ -348,6 +348,13 @@ void cache_release(struct cache *c, struct cache_ref *ref)
 	*ref = (struct cache_ref){0};
 }
 
+struct cache_ref cache_ref_again(struct cache *c, const struct cache_ref *ref)
+{
+	/* Without the lock: refs is not 0, so nobody is about to take the slot. */
+	atomic_fetch_add_explicit(&entry_of(c, (uint32_t)ref->slot)->refs, 1, memory_order_relaxed);
+	return *ref;
+}
+
 bool cache_insert(struct cache *c, uint64_t loc, const void *data, struct cache_ref *ret_ref)
 {
 	ASSERT(loc != 0);

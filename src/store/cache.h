@@ -33,6 +33,8 @@ bool cache_get(struct cache *c, uint64_t loc, struct cache_ref *ret_ref);
 /* Is it there?  No reference, no effect on replacement, not counted as hit or miss. */
 bool cache_peek(struct cache *c, uint64_t loc);
 void cache_release(struct cache *c, struct cache_ref *ref);
+/* A second reference to what one is held of. */
+struct cache_ref cache_ref_again(struct cache *c, const struct cache_ref *ref);
 /*
  * Copies data in; does nothing when the location is there, or everything is referenced.  If ret_ref
  * is not NULL, true means that it holds a reference to the entry.

@@ -33,6 +33,7 @@ struct read_ctx {
 	struct read_ctx *next_free;
 	struct store *store;
 	unsigned n;
+	size_t skip; /* where in the first chunk the read begins */
 	struct pin pins[READ_CHUNKS_MAX];
 	struct iovec iov[READ_CHUNKS_MAX];
 	/* while reading */
@@ -341,6 +342,42 @@ static void read_failed(
 	}
 }
 
+/* --- what a readv of ours can do --- */
+
+static void rv_release(struct readv *rv)
+{
+	ctx_put(rv->priv);
+}
+
+static void rv_pin_release(struct readv_pin *pin)
+{
+	struct store *s = pin->priv[0];
+	struct cache_ref ref = {
+	        pin->data - (uintptr_t)pin->data % CHUNK_SIZE, (uint64_t)(uintptr_t)pin->priv[1]};
+
+	cache_release(s->cache, &ref);
+}
+
+/* The bytes lie in one chunk; of a vector that begins in the middle of one, the first is shorter. */
+static int rv_pin(const struct readv *rv, size_t off, size_t len, struct readv_pin *ret_pin)
+{
+	struct read_ctx *c = rv->priv;
+	const size_t at = c->skip + off;
+	const struct pin *p = &c->pins[at / CHUNK_SIZE];
+
+	if (at / CHUNK_SIZE >= c->n || at % CHUNK_SIZE + len > CHUNK_SIZE || !p->cached)
+		return -EOPNOTSUPP;
+	const struct cache_ref ref = cache_ref_again(c->store->cache, &p->ref);
+	*ret_pin = (struct readv_pin){
+	        .data = ref.data + at % CHUNK_SIZE,
+	        .release = rv_pin_release,
+	        .priv = {c->store, (void *)(uintptr_t)ref.slot},
+	};
+	return 0;
+}
+
+static const struct readv_ops rv_ops = {rv_release, rv_pin};
+
 int store_readv(struct image *img, uint64_t off, size_t len, struct readv *ret_rv)
 {
 	struct store *s = img->store;
@@ -362,6 +399,8 @@ int store_readv(struct image *img, uint64_t off, size_t len, struct readv *ret_r
 	ctx_iov(c, off, len, ret_rv);
 	ret_rv->len = len;
 	ret_rv->priv = c;
+	ret_rv->ops = &rv_ops;
+	c->skip = off % CHUNK_SIZE;
 	atomic_fetch_add_explicit(&s->count.read_bytes, len, memory_order_relaxed);
 	readahead_note(img, off, len, c->n_missing > 0);
 	return 0;
@@ -378,11 +417,12 @@ void read_prefetch(struct image *img, uint64_t off, size_t len)
 	ctx_put(c);
 }
 
-void readv_release(struct readv *rv)
+void store_prefetch(struct image *img, uint64_t off, uint64_t len)
 {
-	if (rv->priv)
-		ctx_put(rv->priv);
-	*rv = (struct readv){0};
+	const uint64_t first = off - off % CHUNK_SIZE;
+
+	if (off < IMAGE_SIZE_MAX && len > 0)
+		readahead_want(img, first, MIN(len + (off - first), IMAGE_SIZE_MAX - first));
 }
 
 int store_read(struct image *img, uint64_t off, void *buf, size_t len)

@@ -70,6 +70,15 @@ void readahead_note(struct image *img, uint64_t off, size_t len, bool missed)
 	atomic_store_explicit(&img->read_ahead_end, end, memory_order_relaxed);
 }
 
+void readahead_want(struct image *img, uint64_t off, uint64_t len)
+{
+	struct readahead *ra = img->store->readahead;
+	const uint64_t end = off + len;
+
+	while (ra && off < end && off + READ_MAX <= IMAGE_SIZE_MAX && enqueue(ra, img, off))
+		off += READ_MAX;
+}
+
 static void *readahead_main(void *arg)
 {
 	struct readahead *ra = arg;

@@ -355,4 +355,6 @@ void gc_heal(struct store *s, uint64_t loc, const void *data);
 /* --- readahead.c --- */
 int readahead_start(struct store *s) MUST_CHECK;
 void readahead_stop(struct store *s);
+/* Brings the range (CHUNK_SIZE aligned) into the cache, as far as there is room in the queue. */
+void readahead_want(struct image *img, uint64_t off, uint64_t len);
 void readahead_note(struct image *img, uint64_t off, size_t len, bool missed);

@@ -19,18 +19,22 @@
  * Threads: all functions may be called from any thread unless they say otherwise.
  * Errors: 0 or -errno: -ENOSPC (backing full; reported here, never after an acknowledgement), -EIO
  * (backing I/O failed, or damage, which is logged with image, offset and segment), -EROFS (opened
- * read-only), -ENOMEM.
+ * read-only), -ENOMEM, -ENOKEY (the image's crypto domain is locked).
  */
 #pragma once
 
-#include <sys/uio.h>
-
 #include "base/errmsg.h"
 #include "base/io.h"
+#include "base/policy.h"
+#include "base/readv.h"
+#include "store/keyring.h"
 #include "store/ports.h"
 
 struct store;
 struct image;
+
+/* Done so far and in all, for a progress line; called from the thread that works. */
+typedef void gc_progress_fn(void *arg, uint64_t done, uint64_t total);
 
 /* Called with the gate closed: nobody is inside, so the callback sees one instant. */
 struct store_hooks {
@@ -50,11 +54,21 @@ struct store_hooks {
 	 * pending rows.  The engine has put them in its own row log already.
 	 */
 	int (*replay_rows)(void *arg, const void *rows, size_t len);
+	/*
+	 * How an image's chunks are stored; asked when it is opened, in recovery too (again once all
+	 * rows are replayed).  Gate open.  NULL: the default for all.  An error fails the opening.
+	 */
+	int (*policy)(void *arg, uint64_t image, struct image_policy *ret_policy);
 };
 
 struct store_config {
 	struct io *io;     /* not owned; top of the datastore directory */
 	struct meta *meta; /* not owned; outlives the store */
+	/*
+	 * Keys; not owned, outlives the store.  NULL: one of the store's own, with domain 0 only.
+	 * Keys may come and go while it runs (store_domain_locked).
+	 */
+	struct keyring *keyring;
 	struct store_hooks hooks;
 	uint64_t overlay_bytes; /* limit of dirty data in RAM, >= 16 MiB */
 	uint64_t cache_bytes;   /* chunk cache */
@@ -87,6 +101,9 @@ int store_image_open(struct store *s, uint64_t image, struct image **ret_image) 
 void store_image_close(struct image *img); /* accepts NULL */
 uint64_t store_image_id(const struct image *img);
 
+/* Brings a range into the chunk cache, in the background; a hint. */
+void store_prefetch(struct image *img, uint64_t off, uint64_t len);
+
 /* --- the gate --- */
 int store_throttle(struct store *s, size_t len_bytes) MUST_CHECK;
 void store_enter(struct store *s);
@@ -117,18 +134,11 @@ uint64_t store_txg(struct store *s);
 
 /* --- reading --- */
 /*
- * Bytes in place: iov[0..n_iov) point into overlay and cache memory, pinned until readv_release().
- * Holes and zeros point to a page of zeros.
+ * Bytes in place, pinned until readv_release(): in overlay and cache memory; holes and zeros point
+ * to a page of zeros.  What lies in the chunk cache can be pinned for longer.
  */
-struct readv {
-	struct iovec *iov; /* owned by the readv */
-	int n_iov;
-	size_t len;
-	void *priv;
-};
 #define READ_MAX (1u << 20) /* bytes a store_readv() call */
 int store_readv(struct image *img, uint64_t off, size_t len, struct readv *ret_rv) MUST_CHECK;
-void readv_release(struct readv *rv);
 /* The same, copied; any length. */
 int store_read(struct image *img, uint64_t off, void *buf, size_t len) MUST_CHECK;
 /*
@@ -138,6 +148,42 @@ int store_read(struct image *img, uint64_t off, void *buf, size_t len) MUST_CHEC
 int store_seek(struct image *img, uint64_t off, bool hole, uint64_t *ret_off) MUST_CHECK;
 /* Chunks in state data or zero, dirty ones included. */
 int store_allocated(struct image *img, uint64_t *ret_chunks) MUST_CHECK;
+
+/* --- how chunks are stored --- */
+/* Inside the gate: from this group on. */
+void store_policy_set(struct image *img, const struct image_policy *policy);
+void store_policy_get(struct image *img, struct image_policy *ret_policy);
+/*
+ * Rewrites, through the overlay, chunks of [off, off + len) that lie in another crypto domain than
+ * the image's policy says (outside the gate; throttled like a writer; a write that comes between
+ * wins).  *ret_chunks: so many were.  To be repeated over the whole image, with store_sync()
+ * between passes, until a pass finds none and store_image_domain() says so.
+ */
+int store_reseal(struct image *img, uint64_t off, uint64_t len, uint64_t *ret_chunks) MUST_CHECK;
+/* Committed map entries of an image (leaves included) that are not of this domain. */
+int store_foreign_chunks(struct store *s, uint64_t image, uint32_t domain, gc_progress_fn *fn,
+        void *arg, uint64_t *ret_chunks) MUST_CHECK;
+/*
+ * Takes every byte of dead chunks of a domain out of segment files (frames that are partly live are
+ * rebuilt), overwrites the files and log space they were in, then unlinks; waits.  After it, what
+ * no image of that domain refers to is in no file of the datastore.
+ */
+int store_wipe_dead(struct store *s, uint32_t domain, gc_progress_fn *fn, void *arg) MUST_CHECK;
+/* A key came: log records that waited for it are applied.  Before its images are opened. */
+int store_domain_unlocked(struct store *s, uint32_t domain) MUST_CHECK;
+/*
+ * A key is to go: commits, and drops the domain's chunks and map leaves from all caches.  No image
+ * of it is open.  Then keyring_remove.
+ */
+int store_domain_lock(struct store *s, uint32_t domain) MUST_CHECK;
+/* CPU time and amounts of the chunk stages for one image, since it was opened. */
+struct policy_cost {
+	uint64_t dedupe_chunks, dedupe_hits, dedupe_ns; /* hash, look up, compare */
+	uint64_t compress_in_bytes, compress_out_bytes, compress_ns;
+	uint64_t encrypt_bytes, encrypt_ns;
+	uint64_t commit_ns; /* all CPU time of storing its chunks */
+};
+void store_policy_cost(struct image *img, struct policy_cost *ret_cost);
 
 /* --- durability --- */
 /* Everything acknowledged of img (or only rows, with NULL) and all rows so far is durable on 0. */
@@ -153,8 +199,6 @@ struct gc_report {
 	uint64_t live_chunks, dead_chunks;
 	uint64_t nodes_freed;
 };
-/* Done so far and in all, for a progress line; called from the collecting thread. */
-typedef void gc_progress_fn(void *arg, uint64_t done, uint64_t total);
 /* One full mark and sweep; waits.  full: rewrite every segment with anything dead in it. */
 int store_gc(struct store *s, bool full, gc_progress_fn *fn, void *arg,
         struct gc_report *ret_report) MUST_CHECK;

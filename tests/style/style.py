@@ -25,15 +25,16 @@ FOLDERS = ("src", "meta", "fs", "tools", "tests")
 # part: the parts whose headers it may include.  The longest prefix of a file's path names its part.
 BELOW = {
     "src/base": {"base"},
-    "src/store": {"base", "store"},
+    "src/crypto": {"base", "crypto"},
+    "src/store": {"base", "crypto", "store"},
     "src/stage": {"base", "stage"},
-    "src/tier": {"base", "store", "stage", "tier"},
-    "src/plugin": {"base", "store", "stage", "plugin"},
-    "meta": {"base", "store", "meta"},
-    "fs": {"base", "store", "stage", "tier", "plugin", "meta", "fs"},
-    "tools": {"base", "store", "stage", "tier", "plugin", "meta", "fs", "tools"},
+    "src/tier": {"base", "crypto", "store", "stage", "tier"},
+    "src/plugin": {"base", "crypto", "store", "stage", "plugin"},
+    "meta": {"base", "crypto", "store", "meta"},
+    "fs": {"base", "crypto", "store", "stage", "tier", "plugin", "meta", "fs"},
+    "tools": {"base", "crypto", "store", "stage", "tier", "plugin", "meta", "fs", "tools"},
 }
-PARTS = {"base", "store", "stage", "tier", "plugin", "meta", "fs", "tools"}
+PARTS = {"base", "crypto", "store", "stage", "tier", "plugin", "meta", "fs", "tools"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 
 

@@ -1,0 +1,59 @@
+/*
+ * manager.h - the stacks of a datastore: what is attached where, changed live, remembered
+ *
+ * Owns the stage runtime, the pipelines of open images, jobs, keys and the audit trail's lock.  The
+ * attachments of an inode are its *manifest* (manifest.h): a directory's are copied to what is
+ * made in it, an image's are its stack.  Inode 1 is the datastore.
+ *
+ * A change (attach, detach, set) of an image: rules (stage/stack.h) -> rows in one gate section,
+ * with the audit entry -> durable (store_sync) -> effective.  Of an image that is open, that happens
+ * inside pipeline_change(), drained; the guest sees a pause of one commit at most.
+ *
+ * Threads: all functions from any thread; changes are serialized by one lock, taken before
+ * everything of the vfs.
+ */
+#pragma once
+
+#include <jansson.h>
+
+#include "fs/datastore.h"
+#include "fs/vfs/filters.h"
+#include "meta/audit.h"
+
+struct manager;
+
+/* Who asks: from the control socket. */
+struct filter_caller {
+	uint32_t uid;
+	int64_t pid;
+};
+
+int manager_new(
+        struct datastore *ds, struct vfs *v, struct manager **ret_m, struct errmsg *em) MUST_CHECK;
+/* Starts the jobs that a crash or unmount left.  After vfs_attach. */
+int manager_start(struct manager *m, struct errmsg *em) MUST_CHECK;
+/* Stops jobs and workers; no file is open.  Accepts NULL. */
+void manager_free(struct manager *m);
+struct vfs_filters manager_filters(struct manager *m);
+/* store_hooks.policy, with the manager's namespace: reads manifests only. */
+int manager_policy(void *ns, uint64_t image, struct image_policy *ret_policy);
+
+/* --- what the control socket asks for; target: path in the mount, "" the datastore --- */
+struct filter_change {
+	const char *target,
+	        *type; /* type: "throttle", or "throttle:7" (link id) where several are */
+	const char *const *settings; /* "key=value" */
+	unsigned n_settings;
+	bool force, recursive, wait;
+};
+int manager_attach(struct manager *m, const struct filter_caller *who,
+        const struct filter_change *c, gc_progress_fn *fn, void *arg, json_t **ret_json,
+        struct errmsg *em) MUST_CHECK;
+int manager_set(struct manager *m, const struct filter_caller *who, const struct filter_change *c,
+        json_t **ret_json, struct errmsg *em) MUST_CHECK;
+int manager_detach(struct manager *m, const struct filter_caller *who,
+        const struct filter_change *c, gc_progress_fn *fn, void *arg, json_t **ret_json,
+        struct errmsg *em) MUST_CHECK;
+int manager_action(struct manager *m, const struct filter_caller *who, const char *target,
+        const char *type, const char *action, const char *const *args, unsigned n_args,
+        json_t **ret_json, struct errmsg *em) MUST_CHECK;

@@ -1,0 +1,39 @@
+/*
+ * filters.h - what the vfs needs of the filter framework; fs/filter implements it
+ *
+ * A regular file that somebody opens gets a pipeline (stage/pipeline.h), shared by all who have it
+ * open; its requests go through it and come out below, in fs/vfs/submit.c.  What weir itself does
+ * with a file (settling it before a rename, counting blocks) does not pass the stack.
+ */
+#pragma once
+
+#include "fs/vfs/vfs.h"
+#include "stage/pipeline.h"
+
+struct vfs_filters {
+	void *arg;
+	/*
+	 * The pipeline of an image that is being opened; below: the bottom, already bound to it.
+	 * -EIO: it does not open (why: in the datastore's status and the log).
+	 */
+	int (*open)(void *arg, uint64_t ino, struct pipeline_below *below, struct pipeline **ret_p);
+	/* The last user closed it; called for each open that returned 0. */
+	void (*close)(void *arg, uint64_t ino, struct pipeline *p);
+	/* Inside the gate, together with the new inode's rows: it inherits the directory's stack. */
+	int (*inherit)(void *arg, uint64_t dir, uint64_t ino);
+	/* Inside the gate or with it closed: puts what the image's stages have as state since last time. */
+	void (*collect)(void *arg, uint64_t ino);
+	/* Changes of this file are refused (quarantine). */
+	bool (*read_only)(void *arg, uint64_t ino);
+};
+
+/* Before the first file is opened; NULL: no filters (unit tests). */
+void vfs_set_filters(struct vfs *v, const struct vfs_filters *filters);
+
+/*
+ * Sends a request of an open file through its stack: req->file is set here.  complete() as in
+ * pipeline_submit.  The old calls (vfs_read, vfs_write, ...) do this and wait.
+ */
+void vfs_submit(struct vfs *v, struct vnode *file, struct request *req);
+/* The file's pipeline; NULL when there are no filters.  While the caller has it open. */
+struct pipeline *vfs_pipeline(struct vnode *file);

@@ -1,0 +1,43 @@
+/*
+ * audit.h - the append-only, hash-chained trail of who changed what
+ *
+ * An entry is a JSON object, canonical (keys sorted, no spaces):
+ *	{"seq", "time_ns", "uid", "pid", "user", "program", "action", "inode", "target", "type",
+ *	 "old", "new", "prev"}
+ * and is stored with "hash": SHA-256 (libcrypto) over prev's hash and those bytes, in hex.  Changing,
+ * removing, reordering or inserting an entry breaks the chain at that place; cutting its end off
+ * shows against a hash that was kept elsewhere: each entry's number and hash also go to the log
+ * (the journal), and verification takes one to look for.
+ */
+#pragma once
+
+#include <jansson.h>
+
+#include "meta/records.h"
+
+struct audit_entry {
+	uint32_t uid;
+	int64_t pid;         /* 0: the daemon itself */
+	const char *program; /* "weir", or a stage: "scan" */
+	const char *action;  /* "filter attach", "key rotate", "quarantine", "alert", ... */
+	uint64_t inode;      /* 0: the datastore */
+	const char *target;  /* path at that time */
+	const char *type;    /* filter type, policy or key name; "" */
+	const char *old_value, *new_value; /* settings as text, or a reason; "" */
+};
+/* Inside the gate; one at a time (the caller's lock).  Logs number and hash. */
+int audit_append(struct ns *ns, const struct audit_entry *e) MUST_CHECK;
+
+/* inode 0: all.  fn gets each stored object (borrowed), in order. */
+typedef int audit_fn(void *arg, json_t *entry);
+int audit_each(struct ns *ns, uint64_t inode, audit_fn *fn, void *arg) MUST_CHECK;
+
+struct audit_verdict {
+	uint64_t entries;
+	char head[65];       /* hash of the last entry; "" when there is none */
+	uint64_t bad_seq;    /* first entry that does not fit; 0: the chain is whole */
+	char why[160];       /* what is wrong with it */
+	bool expected_found; /* the hash that was asked for is in the chain */
+};
+/* expect: a hash noted earlier, or NULL. */
+int audit_verify(struct ns *ns, const char *expect, struct audit_verdict *ret_verdict) MUST_CHECK;

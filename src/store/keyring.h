@@ -1,0 +1,49 @@
+/*
+ * keyring.h - the crypto domains whose keys are in memory
+ *
+ * A *crypto domain* is a number (u32) with one random 256-bit data key.  0 is the domain of what is
+ * not encrypted: it is always there, has a hashing secret (store_state.domain_key) and no keys.
+ * From a data key, HKDF-SHA-256 (RFC 5869, salt: the datastore's uuid) derives one key a purpose:
+ * frames, log records, map leaves, and the secret of chunk hashes.  Rotating a key is moving images
+ * to a new domain.
+ *
+ * Memory: keys live in locked pages that are left out of core dumps (keyring_protect), and are
+ * wiped when the last user of a domain lets go of it.
+ *
+ * Threads: any.  A domain that is taken stays usable until it is put, also when it was locked
+ * meanwhile.
+ */
+#pragma once
+
+#include "base/errmsg.h"
+#include "crypto/seal.h"
+#include "store/chunk.h"
+
+struct keyring;
+
+struct crypto_domain {
+	uint32_t id;
+	struct chunk_hasher hasher;
+	struct seal_key *frame, *log, *leaf; /* NULL for domain 0 */
+};
+
+/* uuid: of the datastore; hash_key: of domain 0. */
+int keyring_new(const uint8_t uuid[16], const uint8_t hash_key[DOMAIN_KEY_LEN],
+        struct keyring **ret_kr) MUST_CHECK;
+void keyring_free(struct keyring *kr); /* wipes; accepts NULL */
+/* -EEXIST: it is there. */
+int keyring_add(
+        struct keyring *kr, uint32_t domain, const uint8_t data_key[SEAL_KEY_LEN]) MUST_CHECK;
+/* No keyring_get finds it any more.  -ENOENT. */
+int keyring_remove(struct keyring *kr, uint32_t domain) MUST_CHECK;
+/* A reference, or NULL: locked or unknown. */
+const struct crypto_domain *keyring_get(struct keyring *kr, uint32_t domain);
+void keyring_put(struct keyring *kr, const struct crypto_domain *d); /* accepts NULL */
+bool keyring_has(struct keyring *kr, uint32_t domain);
+
+/*
+ * Before the first key comes into this process: no core dumps (also not by ptrace or a crash
+ * handler), all memory locked, so that neither keys nor plaintext reach swap.  -EPERM, -ENOMEM with
+ * em: what limit to raise.
+ */
+int keyring_protect(struct errmsg *em) MUST_CHECK;
