@@ -20,9 +20,14 @@ const struct command *const commands[] = {
         &cmd_images,
         &cmd_check,
         &cmd_gc,
+        &cmd_filter,
+        &cmd_policy,
+        &cmd_audit,
         &cmd_help,
         NULL,
 };
+
+#define CMD_GROUP_MAX 32u /* commands of one table */
 
 static const struct command *const programs[] = {
         &cmd_mkfs,
@@ -42,7 +47,18 @@ static const struct command *table_find(const struct command *const *table, cons
 const struct command *command_find(const char *name)
 {
 	const struct command *cmd = table_find(commands, name);
+
+	for (size_t i = 0; !cmd && commands[i]; i++)
+		if (commands[i]->group)
+			cmd = table_find(commands[i]->group, name);
 	return cmd ? cmd : table_find(programs, name);
+}
+
+const char *command_word(const struct command *cmd)
+{
+	const char *space = strrchr(cmd->name, ' ');
+
+	return space ? space + 1 : cmd->name;
 }
 
 int cmd_fail(enum weir_exit code, const char *fmt, ...)
@@ -225,21 +241,53 @@ void cmd_print_json(const json_t *json)
 	putchar('\n');
 }
 
+/* The command of a table that a word names; NULL, reported: prefix is what came before. */
+static const struct command *word_find(
+        const struct command *const *table, const char *prefix, const char *word)
+{
+	const char *names[CMD_GROUP_MAX + 1] = {0};
+
+	for (size_t i = 0; table[i]; i++) {
+		ASSERT(i < CMD_GROUP_MAX);
+		names[i] = command_word(table[i]);
+		if (!strcmp(names[i], word))
+			return table[i];
+	}
+	const char *near = word_near(word, names);
+	if (near)
+		cmd_fail(WEIR_EXIT_USAGE,
+		        "unknown command '%s%s', did you mean '%s%s'? (see 'weir help')", prefix,
+		        word, prefix, near);
+	else
+		cmd_fail(WEIR_EXIT_USAGE, "unknown command '%s%s' (see 'weir help')", prefix, word);
+	return NULL;
+}
+
+/* argv[0] is the group's name. */
+static int run_group(const struct command *group, int argc, char **argv)
+{
+	char prefix[32];
+
+	if (argc < 2)
+		return cmd_misused(group, "%s: missing COMMAND", group->name);
+	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
+		cmd_help_print(group);
+		return WEIR_EXIT_OK;
+	}
+	if (argv[1][0] == '-')
+		return cmd_misused(group, "unknown option '%s'", argv[1]);
+	snprintf(prefix, sizeof(prefix), "%s ", group->name);
+	const struct command *cmd = word_find(group->group, prefix, argv[1]);
+	return cmd ? cmd->run(cmd, argc - 1, argv + 1) : WEIR_EXIT_USAGE;
+}
+
 static int run_subcommand(int argc, char **argv)
 {
-	const char *names[ARRAY_SIZE(commands) + 1] = {0};
+	const struct command *cmd = word_find(commands, "", argv[1]);
 
-	for (size_t i = 0; commands[i]; i++)
-		names[i] = commands[i]->name;
-	const struct command *cmd = table_find(commands, argv[1]);
-	if (cmd)
-		return cmd->run(cmd, argc - 1, argv + 1);
-	const char *near = word_near(argv[1], names);
-	if (near)
-		return cmd_fail(WEIR_EXIT_USAGE,
-		        "unknown command '%s', did you mean '%s'? (see 'weir help')", argv[1],
-		        near);
-	return cmd_fail(WEIR_EXIT_USAGE, "unknown command '%s' (see 'weir help')", argv[1]);
+	if (!cmd)
+		return WEIR_EXIT_USAGE;
+	return cmd->group ? run_group(cmd, argc - 1, argv + 1) : cmd->run(cmd, argc - 1, argv + 1);
 }
 
 int command_main(int argc, char **argv)

@@ -38,23 +38,28 @@ struct cmd_option {
 };
 
 struct command {
-	const char *name;                 /* "create", or the name of the program: "mount.weir" */
+	/* "create", or the name of the program: "mount.weir", or of one of a group: "filter list" */
+	const char *name;
 	const char *synopsis;             /* after the name: "DIR [--log-size SIZE]" */
 	const char *summary;              /* one line */
 	const char *details;              /* paragraphs of "weir help NAME" */
 	const struct cmd_option *options; /* ends with an id of 0 */
 	int (*run)(const struct command *cmd, int argc, char **argv);
+	/* Commands of its own ("filter" has "filter list"), ended by NULL; then it has no run(). */
+	const struct command *const *group;
 };
 
 extern const struct command cmd_create, cmd_mount, cmd_umount, cmd_status, cmd_stats, cmd_images,
-        cmd_check, cmd_gc, cmd_help;
+        cmd_check, cmd_gc, cmd_filter, cmd_policy, cmd_audit, cmd_help;
 /* The same under the names that mount(8), mkfs(8) and fsck(8) call. */
 extern const struct command cmd_mkfs, cmd_mount_helper, cmd_fsck;
 
 /* All subcommands, ended by NULL, in the order of the help. */
 extern const struct command *const commands[];
-/* By name, those for program names included; NULL when there is none. */
+/* By name, those for program names and of groups included; NULL when there is none. */
 const struct command *command_find(const char *name);
+/* The last word of a command's name: what it is called in its group. */
+const char *command_word(const struct command *cmd);
 /* Runs what argv asks for: by argv[0], or by the first argument. */
 int command_main(int argc, char **argv);
 

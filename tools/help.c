@@ -27,12 +27,28 @@ static bool is_program(const struct command *cmd)
 	return strchr(cmd->name, '.') != NULL;
 }
 
+static void list_print(const struct command *const *table)
+{
+	int width = 8;
+
+	for (size_t i = 0; table[i]; i++)
+		width = MAX(width, (int)strlen(table[i]->name));
+	for (size_t i = 0; table[i]; i++)
+		printf("  %-*s %s\n", width, table[i]->name, table[i]->summary);
+}
+
 void cmd_help_print(const struct command *cmd)
 {
 	printf("usage: %s%s %s\n\n%s.\n", is_program(cmd) ? "" : "weir ", cmd->name, cmd->synopsis,
 	        cmd->summary);
 	if (cmd->details)
 		printf("\n%s\n", cmd->details);
+	if (cmd->group) {
+		printf("\nCommands:\n");
+		list_print(cmd->group);
+		printf("\nMore: weir help %s COMMAND, man weir-%s\n", cmd->name, cmd->name);
+		return;
+	}
 	printf("\nOptions:\n");
 	for (const struct cmd_option *o = cmd->options; o->id; o++)
 		if (o->help)
@@ -41,15 +57,14 @@ void cmd_help_print(const struct command *cmd)
 	if (is_program(cmd))
 		printf("\nMore: man %s\n", cmd->name);
 	else
-		printf("\nMore: man weir-%s\n", cmd->name);
+		printf("\nMore: man weir-%.*s\n", (int)strcspn(cmd->name, " "), cmd->name);
 }
 
 static void commands_print(void)
 {
 	printf("usage: weir COMMAND [ARGUMENTS]\n\n"
 	       "A filesystem for VM images: deduplicated, compressed, crash-safe.\n\nCommands:\n");
-	for (size_t i = 0; commands[i]; i++)
-		printf("  %-8s %s\n", commands[i]->name, commands[i]->summary);
+	list_print(commands);
 	printf("\nA TARGET is a datastore directory, a mount point, or a path inside a mount.\n"
 	       "A SIZE is in bytes, or has a suffix: 512M, 4G, 1T (powers of 1024).\n\n"
 	       "More: weir help COMMAND, man weir\n");
@@ -57,20 +72,22 @@ static void commands_print(void)
 
 static int help_run(const struct command *cmd, int argc, char **argv)
 {
-	static const char *const args[] = {"COMMAND"};
+	static const char *const args[] = {"COMMAND", "COMMAND"};
+	char name[64];
 
 	optind = 1;
-	if (cmd_option_next(cmd, argc, argv) < 0 || cmd_args_check(cmd, argc, argv, args, 0, 1))
+	if (cmd_option_next(cmd, argc, argv) < 0 || cmd_args_check(cmd, argc, argv, args, 0, 2))
 		return WEIR_EXIT_USAGE;
 	if (optind == argc) {
 		commands_print();
 		return WEIR_EXIT_OK;
 	}
-	const struct command *about = command_find(argv[optind]);
+	snprintf(name, sizeof(name), "%s%s%s", argv[optind], optind + 1 < argc ? " " : "",
+	        optind + 1 < argc ? argv[optind + 1] : "");
+	const struct command *about = command_find(name);
 	if (!about)
 		return cmd_fail(WEIR_EXIT_USAGE,
-		        "no help on '%s': there is no such command (see 'weir help')",
-		        argv[optind]);
+		        "no help on '%s': there is no such command (see 'weir help')", name);
 	cmd_help_print(about);
 	return WEIR_EXIT_OK;
 }

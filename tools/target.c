@@ -62,6 +62,10 @@ static int ask_directory(
 	struct errmsg em = {0};
 	json_t *json = NULL;
 
+	if (!q->report)
+		return cmd_fail(WEIR_EXIT_FAILED,
+		        "cannot %s datastore '%s': not mounted (weir mount %s MOUNTPOINT)", q->verb,
+		        t->dir, t->dir);
 	if (datastore_open(t->dir, &opt, NULL, NULL, &ds, &em) < 0)
 		return cmd_fail(WEIR_EXIT_FAILED, "%s", em.text);
 	const int r = q->report(q->arg, ds, progress, &json, &em);
@@ -107,13 +111,15 @@ void target_print(const struct target *t, json_t *json, bool as_json, target_pri
 }
 
 /* Releases what q owns, and t, on every way out. */
-static int ask_and_print(
-        struct target_query *q, const char *arg, bool as_json, target_print_fn *print)
+int target_ask_and_print(struct target_query *q, const char *target, bool as_json,
+        target_fill_fn *fill, target_print_fn *print)
 {
 	struct target t = {0};
 	json_t *json = NULL;
 
-	int code = target_find(&t, arg);
+	int code = target_find(&t, target);
+	if (code == 0 && fill)
+		code = fill(q->arg, &t, q->request);
 	if (code == 0)
 		code = target_ask(&t, q, &json);
 	if (code == 0)
@@ -137,7 +143,7 @@ int target_command_run(const struct command *cmd, int argc, char **argv, struct 
 		json_decref(q->request);
 		return WEIR_EXIT_USAGE;
 	}
-	return ask_and_print(q, argv[optind], as_json, print);
+	return target_ask_and_print(q, argv[optind], as_json, NULL, print);
 }
 
 uint64_t json_u64(const json_t *obj, const char *key)

@@ -26,10 +26,10 @@ void target_release(struct target *t);
 typedef int target_report_fn(void *arg, struct datastore *ds, struct progress *progress,
         json_t **ret_json, struct errmsg *em);
 struct target_query {
-	json_t *request;   /* for the daemon; owned, released by target_ask */
-	const char *doing; /* "reading", for progress; and in "cannot ..." */
-	const char *verb;  /* "read", as in "cannot read datastore ..." */
-	target_report_fn *report;
+	json_t *request;          /* for the daemon; owned, released by target_ask */
+	const char *doing;        /* "reading", for progress; and in "cannot ..." */
+	const char *verb;         /* "read", as in "cannot read datastore ..." */
+	target_report_fn *report; /* NULL: only a daemon can answer */
 	void *arg;
 	bool read_only; /* how it is opened when it is not mounted */
 };
@@ -39,6 +39,13 @@ int target_ask(struct target *t, struct target_query *q, json_t **ret_json) MUST
 typedef void target_print_fn(const struct target *t, const json_t *json);
 /* Prints the answer as JSON, or with print.  Owns json. */
 void target_print(const struct target *t, json_t *json, bool as_json, target_print_fn *print);
+/*
+ * Asks and prints, for a command that has read its own arguments: fn fills the request in, given
+ * the target (0, or an exit code, reported).  Owns q->request.
+ */
+typedef int target_fill_fn(void *arg, const struct target *t, json_t *request);
+int target_ask_and_print(struct target_query *q, const char *target, bool as_json,
+        target_fill_fn *fill, target_print_fn *print);
 /* The whole of a command with the arguments "TARGET [--json]". */
 int target_command_run(const struct command *cmd, int argc, char **argv, struct target_query *q,
         target_print_fn *print);

@@ -13,14 +13,19 @@ for page in "$man"/*.8; do
 done
 ok "all pages pass lint"
 
-for c in create mount umount status stats images check gc help mkfs.weir mount.weir fsck.weir; do
+for c in create mount umount status stats images check gc filter policy audit help mkfs.weir mount.weir fsck.weir; do
 	page=$man/weir-$c.8
 	[[ $c == *.* ]] && page=$man/$c.8
 	[ -f "$page" ] || fail "no page for $c"
 	target=$(sed -n 's/^\.so man8\///p' "$page")
 	mandoc -Tascii "${target:+$man/}${target:-$page}" 2>/dev/null | col -bx >text
 	[[ $c == help ]] && continue
-	"$WEIR" help "$c" | grep -oE -- '--[a-z-]+' | sort -u | while read -r option; do
+	{
+		"$WEIR" help "$c"
+		"$WEIR" help "$c" | sed -n "s/^  \($c [a-z]*\) .*/\1/p" | while read -r sub; do
+			"$WEIR" help $sub
+		done
+	} | grep -oE -- '--[a-z-]+' | sort -u | while read -r option; do
 		grep -qF -e "$option" text || fail "$page does not mention $option"
 	done
 done

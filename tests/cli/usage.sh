@@ -1,7 +1,9 @@
 #!/bin/bash
 # help is complete and goes to stdout; a mistake is one line that helps
 . "$(dirname "$0")/lib.sh"
-commands="create mount umount status stats images check gc help"
+commands="create mount umount status stats images check gc filter policy audit help"
+grouped="filter:types filter:list filter:attach filter:set filter:detach filter:cost filter:run filter:lift
+	policy:save policy:apply policy:list policy:delete"
 
 run 0 "$WEIR" help
 for c in $commands; do says out "  $c "; done
@@ -18,6 +20,13 @@ for c in $commands; do
 	run 0 "$WEIR" "$c" --help
 	cmp -s help out || fail "weir $c --help differs from weir help $c"
 done
+for c in $grouped; do
+	run 0 "$WEIR" help ${c/:/ } && mv out help
+	says help "usage: weir ${c/:/ }"
+	run 0 "$WEIR" ${c/:/ } --help
+	cmp -s help out || fail "weir ${c/:/ } --help differs from weir help ${c/:/ }"
+	says <("$WEIR" help "${c%:*}") "${c/:/ }"
+done
 ok "weir help CMD and weir CMD --help are the same"
 
 run 0 "$WEIR" --help
@@ -33,7 +42,15 @@ refused 16 "unknown option '--frob'" "$WEIR" --frob
 refused 16 "no help on 'frobnicate'" "$WEIR" help frobnicate
 ok "commands that do not exist"
 
-for c in create umount status stats images check gc; do
+refused 16 "missing COMMAND" "$WEIR" filter
+refused 16 "unknown command 'filter atach', did you mean 'filter attach'" "$WEIR" filter atach
+refused 16 "unknown option '--json'" "$WEIR" policy --json
+refused 16 "missing TYPE" "$WEIR" filter attach x
+refused 16 "missing KEY=VALUE" "$WEIR" filter set x throttle
+refused 16 "missing ACTION" "$WEIR" filter run x throttle
+ok "commands of a group"
+
+for c in create umount status stats images check gc audit; do
 	refused 16 "missing" "$WEIR" "$c"
 	says err "(see 'weir help $c')"
 	refused 16 "unknown option '--frobnicate'" "$WEIR" "$c" --frobnicate x
