@@ -5,6 +5,7 @@
 
 const struct stage_type *const stage_builtin[] = {
         &stage_pass,
+        &stage_scan,
         &stage_scramble,
         &stage_dedupe,
         &stage_compress,

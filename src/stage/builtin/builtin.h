@@ -8,6 +8,7 @@
 #include "stage/stage.h"
 
 extern const struct stage_type stage_pass;
+extern const struct stage_type stage_scan;
 extern const struct stage_type stage_scramble;
 
 /* chunk-stages.c */
