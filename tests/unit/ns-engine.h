@@ -7,6 +7,7 @@
 
 #include <pthread.h>
 
+#include "base/bytes.h"
 #include "meta-fixture.h"
 #include "meta/namespace.h"
 
