@@ -37,6 +37,11 @@ int manager_start(struct manager *m, struct errmsg *em) MUST_CHECK;
  * work.  Before the control server is quiesced.  Accepts NULL.
  */
 void manager_stop(struct manager *m);
+/*
+ * Records what stages said last; nothing is said after it.  After vfs_detach, before the datastore
+ * is closed.  Accepts NULL.
+ */
+void manager_quiet(struct manager *m);
 /* After the datastore is closed; no file is open.  Accepts NULL. */
 void manager_free(struct manager *m);
 struct vfs_filters manager_filters(struct manager *m);
