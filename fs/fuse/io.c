@@ -19,6 +19,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <sys/stat.h>
 
 #include "fs/fuse/device.h"
@@ -80,18 +81,30 @@ void io_thread_end(void)
 	n_ready = 0;
 }
 
-static void call_submit(fuse_req_t fuse, const struct fuse_file_info *fi, const struct request *req)
+/*
+ * A call for this operation, which the caller completes and sends; NULL: answered.  The pipeline's
+ * part of the request is its own to prepare.
+ */
+static struct call *call_begin(
+        fuse_req_t fuse, enum request_op op, void (*complete)(struct request *req))
 {
 	struct call *c = call_get();
 
 	if (!c) {
 		fuse_reply_err(fuse, ENOMEM);
-		return;
+		return NULL;
 	}
-	c->fuse = fuse;
-	c->req = *req;
+	memset(&c->req, 0, offsetof(struct request, trip));
+	c->req.op = op;
+	c->req.complete = complete;
 	c->req.arg = c;
-	vfs_submit(vfs_of(fuse), file_of(fi), &c->req);
+	c->fuse = fuse;
+	return c;
+}
+
+static void call_submit(struct call *c, const struct fuse_file_info *fi)
+{
+	vfs_submit(vfs_of(c->fuse), file_of(fi), &c->req);
 }
 
 /* For operations with which the kernel does not tell: root keeps setuid bits, others do not. */
@@ -131,14 +144,13 @@ static void read_complete(struct request *req)
 
 void io_read(fuse_req_t fuse, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
-	const struct request req = {
-	        .op = REQUEST_READ,
-	        .off = (uint64_t)off,
-	        .len = size,
-	        .complete = read_complete,
-	};
+	struct call *c = call_begin(fuse, REQUEST_READ, read_complete);
 
-	call_submit(fuse, fi, &req);
+	if (!c)
+		return;
+	c->req.off = (uint64_t)off;
+	c->req.len = size;
+	call_submit(c, fi);
 }
 
 /* --- write --- */
@@ -159,17 +171,15 @@ static void write_complete(struct request *req)
 void io_write(fuse_req_t fuse, fuse_ino_t ino, const char *buf, size_t size, off_t off,
         struct fuse_file_info *fi)
 {
-	const unsigned kill = device_kill_suidgid() ? REQUEST_KILL_PRIV : 0;
-	const struct request req = {
-	        .op = REQUEST_WRITE,
-	        .flags = sync_flags(fi) | kill,
-	        .off = (uint64_t)off,
-	        .len = size,
-	        .data = buf,
-	        .complete = write_complete,
-	};
+	struct call *c = call_begin(fuse, REQUEST_WRITE, write_complete);
 
-	call_submit(fuse, fi, &req);
+	if (!c)
+		return;
+	c->req.flags = sync_flags(fi) | (device_kill_suidgid() ? REQUEST_KILL_PRIV : 0);
+	c->req.off = (uint64_t)off;
+	c->req.len = size;
+	c->req.data = buf;
+	call_submit(c, fi);
 }
 
 /* --- what is answered with success or not --- */
@@ -186,24 +196,25 @@ static void plain_complete(struct request *req)
 
 void io_fsync(fuse_req_t fuse, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
-	const struct request req = {.op = REQUEST_FLUSH, .complete = plain_complete};
+	struct call *c = call_begin(fuse, REQUEST_FLUSH, plain_complete);
 
-	call_submit(fuse, fi, &req);
+	if (c)
+		call_submit(c, fi);
 }
 
 void io_fallocate(
         fuse_req_t fuse, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi)
 {
-	struct request req;
-	const int r = vfs_fallocate_request(
-	        mode, (uint64_t)off, (uint64_t)len, sync_flags(fi) | kill_flags(fuse), &req);
+	const unsigned flags = sync_flags(fi) | kill_flags(fuse);
+	struct call *c = call_begin(fuse, REQUEST_ZERO, plain_complete);
 
-	if (r < 0) {
-		reply_err(fuse, r);
+	if (!c)
 		return;
-	}
-	req.complete = plain_complete;
-	call_submit(fuse, fi, &req);
+	c->req.result = vfs_fallocate_request(mode, (uint64_t)off, (uint64_t)len, flags, &c->req);
+	if (c->req.result < 0)
+		plain_complete(&c->req);
+	else
+		call_submit(c, fi);
 }
 
 /* --- lseek --- */
@@ -223,15 +234,15 @@ static void lseek_complete(struct request *req)
 
 void io_lseek(fuse_req_t fuse, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
 {
-	struct request req;
-	const int r = vfs_lseek_request((uint64_t)off, whence, &req);
+	struct call *c = call_begin(fuse, REQUEST_EXTENTS, lseek_complete);
 
-	if (r < 0) {
-		reply_err(fuse, r);
+	if (!c)
 		return;
-	}
-	req.complete = lseek_complete;
-	call_submit(fuse, fi, &req);
+	c->req.result = vfs_lseek_request((uint64_t)off, whence, &c->req);
+	if (c->req.result < 0)
+		lseek_complete(&c->req);
+	else
+		call_submit(c, fi);
 }
 
 /* --- copy_file_range --- */

@@ -285,55 +285,53 @@ int vfs_fsync(struct vfs *v, struct vnode *file)
 	return submit_call(v, file, &req);
 }
 
-int vfs_fallocate_request(
-        int mode, uint64_t off, uint64_t len, unsigned flags, struct request *ret_req)
+int vfs_fallocate_request(int mode, uint64_t off, uint64_t len, unsigned flags, struct request *req)
 {
-	struct request req = {.op = REQUEST_ZERO, .flags = flags, .off = off, .len = len};
+	const bool keep = mode & FALLOC_FL_KEEP_SIZE;
 
 	switch (mode & ~FALLOC_FL_KEEP_SIZE) {
 	case 0:
-		req.flags |= REQUEST_ALLOCATE;
+		flags |= REQUEST_ALLOCATE;
 		break;
 	case FALLOC_FL_ZERO_RANGE:
 		break;
 	case FALLOC_FL_PUNCH_HOLE:
-		if (!(mode & FALLOC_FL_KEEP_SIZE))
+		if (!keep)
 			return -EOPNOTSUPP; /* as everywhere */
-		req.op = REQUEST_DISCARD;
 		break;
 	default:
 		return -EOPNOTSUPP;
 	}
-	if (mode & FALLOC_FL_KEEP_SIZE && req.op == REQUEST_ZERO)
-		req.flags |= REQUEST_KEEP_SIZE;
-	*ret_req = req;
+	const bool punch = mode & FALLOC_FL_PUNCH_HOLE;
+	req->op = punch ? REQUEST_DISCARD : REQUEST_ZERO;
+	req->flags = flags | (keep && !punch ? REQUEST_KEEP_SIZE : 0);
+	req->off = off;
+	req->len = len;
 	return 0;
 }
 
 int vfs_fallocate(
         struct vfs *v, struct vnode *file, int mode, uint64_t off, uint64_t len, unsigned flags)
 {
-	struct request req;
+	struct request req = {0};
 	const int r = vfs_fallocate_request(mode, off, len, flags, &req);
 
 	return r < 0 ? r : submit_call(v, file, &req);
 }
 
-int vfs_lseek_request(uint64_t off, int whence, struct request *ret_req)
+int vfs_lseek_request(uint64_t off, int whence, struct request *req)
 {
 	if (whence != SEEK_DATA && whence != SEEK_HOLE)
 		return -EINVAL;
-	*ret_req = (struct request){
-	        .op = REQUEST_EXTENTS,
-	        .flags = whence == SEEK_HOLE ? REQUEST_HOLE : 0,
-	        .off = off,
-	};
+	req->op = REQUEST_EXTENTS;
+	req->flags = whence == SEEK_HOLE ? REQUEST_HOLE : 0;
+	req->off = off;
 	return 0;
 }
 
 int vfs_lseek(struct vfs *v, struct vnode *file, uint64_t off, int whence, uint64_t *ret_off)
 {
-	struct request req;
+	struct request req = {0};
 	int r = vfs_lseek_request(off, whence, &req);
 
 	if (!r)

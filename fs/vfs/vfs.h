@@ -197,11 +197,12 @@ int vfs_fallocate(struct vfs *v, struct vnode *file, int mode, uint64_t off, uin
 int vfs_lseek(
         struct vfs *v, struct vnode *file, uint64_t off, int whence, uint64_t *ret_off) MUST_CHECK;
 /*
- * The requests that those two make; for vfs_submit().  -EOPNOTSUPP, -EINVAL: no such mode, whence.
+ * Makes req (zeroed) the request that those two make, for vfs_submit().  -EOPNOTSUPP, -EINVAL: no
+ * such mode, no such whence.
  */
 int vfs_fallocate_request(
-        int mode, uint64_t off, uint64_t len, unsigned flags, struct request *ret_req) MUST_CHECK;
-int vfs_lseek_request(uint64_t off, int whence, struct request *ret_req) MUST_CHECK;
+        int mode, uint64_t off, uint64_t len, unsigned flags, struct request *req) MUST_CHECK;
+int vfs_lseek_request(uint64_t off, int whence, struct request *req) MUST_CHECK;
 /*
  * Copies up to len bytes, sharing whole chunks where both offsets lie alike; may do less (then
  * the caller asks again).  0 at the end of from.  Where stages are to see the bytes they are copied
