@@ -40,11 +40,6 @@ void manager_stop(struct manager *m);
 /* After the datastore is closed; no file is open.  Accepts NULL. */
 void manager_free(struct manager *m);
 struct vfs_filters manager_filters(struct manager *m);
-/*
- * Part of store_hooks.collect_rows, beside vfs_collect_rows: the state that stages have put since
- * last time, of one image or (0: a group is frozen) of all.
- */
-void manager_collect(struct manager *m, uint64_t image);
 /* store_hooks.policy, with the manager's namespace: reads manifests only. */
 int manager_policy(void *ns, uint64_t image, struct image_policy *ret_policy);
 
