@@ -207,6 +207,7 @@ static int store_start(struct binding *b, const struct datastore_options *opt,
 	const struct store_config cfg = {
 	        .io = b->ds.io,
 	        .meta = b->ds.meta,
+	        .keyring = b->ds.keyring,
 	        .hooks = {b, hook_collect, hook_committed, hook_replay},
 	        .overlay_bytes = opt->overlay_bytes ? opt->overlay_bytes : OVERLAY_DEFAULT_BYTES,
 	        .cache_bytes = opt->cache_bytes ? opt->cache_bytes : CACHE_DEFAULT_BYTES,
@@ -221,6 +222,18 @@ static int store_start(struct binding *b, const struct datastore_options *opt,
 
 	if (r < 0)
 		b->ds.store = NULL; /* hook_opened may have set it */
+	return r;
+}
+
+/* With domain 0 only: nothing is unlocked yet. */
+static int keyring_start(struct datastore *ds)
+{
+	struct store_state state;
+	int r = ds->meta->ops->state_get(ds->meta, &state);
+
+	if (r == 0)
+		r = keyring_new(state.uuid, state.domain_key, &ds->keyring);
+	explicit_bzero(state.domain_key, sizeof(state.domain_key));
 	return r;
 }
 
@@ -241,6 +254,10 @@ static int parts_open(struct binding *b, const struct datastore_options *opt, st
 		return r;
 	const struct ns_sink sink = {ds, sink_append, sink_txg};
 	ns_set_sink(ds->ns, &sink);
+	r = keyring_start(ds);
+	if (r < 0)
+		return errmsg_set(
+		        em, r, "cannot read the metadata of '%s': %s", ds->dir, strerror(-r));
 	return store_start(b, opt, &info, em);
 }
 
@@ -270,6 +287,7 @@ static int dir_check(struct io *io, const char *dir, struct errmsg *em)
 /* Frees what is open, without a commit when the store is still there. */
 static void datastore_free(struct datastore *ds)
 {
+	keyring_free(ds->keyring);
 	ns_close(ds->ns);
 	meta_close(ds->meta);
 	io_free(ds->io);

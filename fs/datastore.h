@@ -26,6 +26,7 @@ struct datastore {
 	int lock_fd;
 	struct meta *meta;
 	struct ns *ns;
+	struct keyring *keyring; /* the store's; keys come from fs/filter/keys.h */
 	struct store *store;
 	uint64_t opened_wall_ns;
 };
