@@ -4,8 +4,7 @@
 #include <errno.h>
 
 #include "fs/control/control.h"
-#include "fs/filter/filter-report.h"
-#include "fs/filter/policies.h"
+#include "fs/filter/report.h"
 
 static int no_manager(struct errmsg *em)
 {
@@ -34,7 +33,9 @@ static int run_types(struct control_context *ctx, const struct control_request *
 static int run_list(struct control_context *ctx, const struct control_request *req,
         json_t **ret_json, struct errmsg *em)
 {
-	return filter_report_list(ctx->ds, ctx->manager, req->target, ret_json, em);
+	if (!ctx->manager)
+		return filter_report_list(ctx->ds, req->target, ret_json, em);
+	return manager_list(ctx->manager, req->target, ret_json, em);
 }
 
 static int run_cost(struct control_context *ctx, const struct control_request *req,
@@ -42,7 +43,7 @@ static int run_cost(struct control_context *ctx, const struct control_request *r
 {
 	if (!ctx->manager)
 		return no_manager(em);
-	return filter_report_cost(ctx->manager, req->target, ret_json, em);
+	return manager_cost(ctx->manager, req->target, ret_json, em);
 }
 
 static int run_attach(struct control_context *ctx, const struct control_request *req,
@@ -52,8 +53,7 @@ static int run_attach(struct control_context *ctx, const struct control_request 
 
 	if (!ctx->manager)
 		return no_manager(em);
-	return manager_attach(
-	        ctx->manager, &ctx->who, &c, ctx->progress, ctx->arg, ret_json, em);
+	return manager_attach(ctx->manager, &ctx->who, &c, ctx->progress, ctx->arg, ret_json, em);
 }
 
 static int run_set(struct control_context *ctx, const struct control_request *req,
@@ -73,8 +73,7 @@ static int run_detach(struct control_context *ctx, const struct control_request 
 
 	if (!ctx->manager)
 		return no_manager(em);
-	return manager_detach(
-	        ctx->manager, &ctx->who, &c, ctx->progress, ctx->arg, ret_json, em);
+	return manager_detach(ctx->manager, &ctx->who, &c, ctx->progress, ctx->arg, ret_json, em);
 }
 
 static int run_action(struct control_context *ctx, const struct control_request *req,
@@ -91,8 +90,7 @@ static int run_policy_save(struct control_context *ctx, const struct control_req
 {
 	if (!ctx->manager)
 		return no_manager(em);
-	return manager_policy_save(
-	        ctx->manager, &ctx->who, req->name, req->target, ret_json, em);
+	return manager_policy_save(ctx->manager, &ctx->who, req->name, req->target, ret_json, em);
 }
 
 static int run_policy_apply(struct control_context *ctx, const struct control_request *req,
@@ -110,7 +108,7 @@ static int run_policy_apply(struct control_context *ctx, const struct control_re
 static int run_policy_list(struct control_context *ctx, const struct control_request *req,
         json_t **ret_json, struct errmsg *em)
 {
-	return policy_list(ctx->ds->ns, ret_json, em);
+	return filter_report_policies(ctx->ds, ret_json, em);
 }
 
 static int run_policy_delete(struct control_context *ctx, const struct control_request *req,
@@ -125,7 +123,7 @@ static int run_audit(struct control_context *ctx, const struct control_request *
         json_t **ret_json, struct errmsg *em)
 {
 	return filter_report_audit(
-	        ctx->ds, req->target, req->verify, req->expect, ret_json, em);
+	        ctx->ds, req->target ? req->target : "", req->verify, req->expect, ret_json, em);
 }
 
 static int run_quarantine_lift(struct control_context *ctx, const struct control_request *req,

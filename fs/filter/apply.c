@@ -22,12 +22,12 @@ struct apply {
 	struct waiting {
 		uint64_t ino, link;
 		json_t *entry; /* in changed; borrowed */
-	} *waits;              /* owned */
+	} * waits;             /* owned */
 	size_t n_waits, waits_cap;
 };
 
-typedef int apply_fn(struct apply *a, const struct target *t, struct change_result *ret_res,
-        struct errmsg *em);
+typedef int apply_fn(
+        struct apply *a, const struct target *t, struct change_result *ret_res, struct errmsg *em);
 
 static int apply_begin(struct apply *a, struct errmsg *em)
 {
@@ -57,8 +57,7 @@ static int wait_note(struct apply *a, uint64_t ino, uint64_t link, json_t *entry
 	return 0;
 }
 
-static int changed_note(
-        struct apply *a, const struct target *t, const struct change_result *res)
+static int changed_note(struct apply *a, const struct target *t, const struct change_result *res)
 {
 	json_t *entry = json_pack("{s:o, s:I, s:s}", "target", text_json(t->path), "link",
 	        (json_int_t)res->link, "state", res->state);
@@ -81,8 +80,7 @@ static int failed_note(struct apply *a, const struct target *t, int r, const str
 
 /* --- all below --- */
 
-static int apply_below(
-        struct apply *a, const struct target *top, apply_fn *fn, struct errmsg *em)
+static int apply_below(struct apply *a, const struct target *top, apply_fn *fn, struct errmsg *em)
 {
 	struct target_list l = {0};
 	int r = target_walk(a->m->ds->ns, top->ino, &l);
@@ -124,8 +122,8 @@ static int apply_all(struct apply *a, apply_fn *fn, struct errmsg *em)
 
 /* --- waiting --- */
 
-static int wait_one(struct apply *a, const struct waiting *w, gc_progress_fn *fn, void *arg,
-        struct errmsg *em)
+static int wait_one(
+        struct apply *a, const struct waiting *w, gc_progress_fn *fn, void *arg, struct errmsg *em)
 {
 	const char *state = json_string_value(json_object_get(w->entry, "state"));
 	const bool out = !strcmp(state, manifest_state_name(STACK_CONVERTING_OUT));
@@ -156,8 +154,8 @@ static int apply(struct apply *a, apply_fn *one, gc_progress_fn *fn, void *arg, 
 		r = apply_all(a, one, em);
 	if (!r)
 		r = apply_wait(a, fn, arg, em);
-	json_t *json = r < 0 ? NULL
-	                     : json_pack("{s:O, s:O}", "changed", a->changed, "failed", a->failed);
+	json_t *json =
+	        r < 0 ? NULL : json_pack("{s:O, s:O}", "changed", a->changed, "failed", a->failed);
 	apply_end(a);
 	if (!r && !json)
 		r = errmsg_set(em, -ENOMEM, "out of memory");
@@ -168,22 +166,22 @@ static int apply(struct apply *a, apply_fn *one, gc_progress_fn *fn, void *arg, 
 
 /* --- requests --- */
 
-static int attach_one(struct apply *a, const struct target *t, struct change_result *ret_res,
-        struct errmsg *em)
+static int attach_one(
+        struct apply *a, const struct target *t, struct change_result *ret_res, struct errmsg *em)
 {
 	return change_attach(a->m, a->who, t, a->type, a->c->settings, a->c->n_settings,
 	        a->c->force, ret_res, em);
 }
 
-static int set_one(struct apply *a, const struct target *t, struct change_result *ret_res,
-        struct errmsg *em)
+static int set_one(
+        struct apply *a, const struct target *t, struct change_result *ret_res, struct errmsg *em)
 {
-	return change_set(a->m, a->who, t, a->c->type, a->c->settings, a->c->n_settings, false,
-	        ret_res, em);
+	return change_set(
+	        a->m, a->who, t, a->c->type, a->c->settings, a->c->n_settings, false, ret_res, em);
 }
 
-static int detach_one(struct apply *a, const struct target *t, struct change_result *ret_res,
-        struct errmsg *em)
+static int detach_one(
+        struct apply *a, const struct target *t, struct change_result *ret_res, struct errmsg *em)
 {
 	return change_detach(a->m, a->who, t, a->c->type, a->c->force, ret_res, em);
 }
@@ -195,8 +193,8 @@ int manager_attach(struct manager *m, const struct filter_caller *who,
 	struct apply a = {.m = m, .who = who, .c = c, .type = stage_type_find(c->type)};
 
 	if (!a.type)
-		return errmsg_set(em, -EINVAL,
-		        "there is no filter type '%s' (weir filter types)", c->type);
+		return errmsg_set(
+		        em, -EINVAL, "there is no filter type '%s' (weir filter types)", c->type);
 	return apply(&a, attach_one, fn, arg, ret_json, em);
 }
 
@@ -255,8 +253,8 @@ static int action_open(struct manager *m, const struct target *t, const char *ty
 	int r = vfs_open(m->vfs, t->ino, &file);
 
 	if (r < 0)
-		return errmsg_set(em, r, "cannot open '%s': %s (see 'weir status')", t->path,
-		        strerror(-r));
+		return errmsg_set(
+		        em, r, "cannot open '%s': %s (see 'weir status')", t->path, strerror(-r));
 	struct filter_image *fi = image_peek(m, t->ino);
 	ASSERT(fi);
 	pthread_mutex_lock(&fi->lock);
@@ -340,9 +338,9 @@ static int policy_stage(struct manager *m, const struct filter_caller *who, cons
 	return change_attach(m, who, t, type, st->settings, st->n_settings, force, res, em);
 }
 
-static int policy_detach(struct manager *m, const struct filter_caller *who,
-        const struct target *t, const struct manifest *mf, const struct policy *p, bool force,
-        struct change_result *res, struct errmsg *em)
+static int policy_detach(struct manager *m, const struct filter_caller *who, const struct target *t,
+        const struct manifest *mf, const struct policy *p, bool force, struct change_result *res,
+        struct errmsg *em)
 {
 	int r = 0;
 
@@ -367,8 +365,8 @@ struct policy_apply {
 };
 
 /* What is too many goes first: it may stand in the way of what comes. */
-static int policy_one(struct apply *a, const struct target *t, struct change_result *ret_res,
-        struct errmsg *em)
+static int policy_one(
+        struct apply *a, const struct target *t, struct change_result *ret_res, struct errmsg *em)
 {
 	const struct policy *p = CONTAINER_OF(a, struct policy_apply, a)->policy;
 	struct change_result res = {.state = "active"};

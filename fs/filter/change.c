@@ -121,7 +121,10 @@ static int rows_make(struct change *c, struct errmsg *em)
 	if (!c->old_row != !old_item || !c->new_row != !new_item || !c->old_value ||
 	        !c->new_value || (c->job.link && !c->job_row))
 		return errmsg_set(em, -ENOMEM, "out of memory");
-	memcpy(c->type, new_item ? new_item->type_name : old_item ? old_item->type_name : "",
+	memcpy(c->type,
+	        new_item   ? new_item->type_name
+	        : old_item ? old_item->type_name
+	                   : "",
 	        sizeof(c->type));
 	return 0;
 }
@@ -142,8 +145,8 @@ static int job_put(struct change *c)
 	struct ns *ns = c->m->ds->ns;
 
 	if (c->job_row)
-		return ns_record_put(ns, RECORD_JOB, c->t->ino, c->link, c->job_row,
-		        strlen(c->job_row));
+		return ns_record_put(
+		        ns, RECORD_JOB, c->t->ino, c->link, c->job_row, strlen(c->job_row));
 	return c->job_ends ? ns_record_del(ns, RECORD_JOB, c->t->ino, c->link) : 0;
 }
 
@@ -178,8 +181,7 @@ static void rows_take_back(struct change *c)
 	if (!r) {
 		r = attachment_put(c, c->old_row);
 		if (!r && c->job_row)
-			r = ns_record_del(
-			        c->m->ds->ns, RECORD_JOB, c->t->ino, c->link);
+			r = ns_record_del(c->m->ds->ns, RECORD_JOB, c->t->ino, c->link);
 		if (!r)
 			r = audit_note(c->m, NULL, "taken back", c->t->ino, c->t->path, c->type,
 			        c->new_value, c->old_value);
@@ -208,8 +210,8 @@ static int change_commit(void *arg, struct errmsg *em)
 		r = rows_flush(c->m);
 	if (r < 0) {
 		rows_take_back(c);
-		return errmsg_set(em, r, "cannot record the change of '%s': %s", c->t->path,
-		        strerror(-r));
+		return errmsg_set(
+		        em, r, "cannot record the change of '%s': %s", c->t->path, strerror(-r));
 	}
 	return 0;
 }
@@ -254,8 +256,8 @@ static int change_make(struct change *c, struct errmsg *em)
 	if (fi && goes)
 		state_forget(c);
 	if (c->job_row && jobs_add(c->m->jobs, &c->job) < 0)
-		log_error("'%s': out of memory: the conversion begins at the next mount",
-		        c->t->path);
+		log_error(
+		        "'%s': out of memory: the conversion begins at the next mount", c->t->path);
 	return 0;
 }
 
@@ -279,12 +281,11 @@ static bool changes_data(const struct stack_item *item)
 /* Is there something to convert when it comes or goes? */
 static bool converts(const struct change *c, const struct stack_item *item)
 {
-	return c->has_data &&
-	       (item->class == STAGE_ENCRYPT || (item->type && item->type->encode));
+	return c->has_data && (item->class == STAGE_ENCRYPT || (item->type && item->type->encode));
 }
 
-static int users_check(const struct stage_type *type, const char *const *settings, unsigned n,
-        struct errmsg *em)
+static int users_check(
+        const struct stage_type *type, const char *const *settings, unsigned n, struct errmsg *em)
 {
 	for (const struct setting_def *def = type->settings; def->key; def++) {
 		const size_t len = strlen(def->key);
@@ -314,13 +315,13 @@ struct wish {
 	const char *const *settings;
 	unsigned n;
 	bool force, replace;
-	uint64_t link;         /* finish */
-	uint32_t from, to;     /* domain */
+	uint64_t link;     /* finish */
+	uint32_t from, to; /* domain */
 };
 
 /* The item becomes part of c->next. */
-static int attach_item(struct change *c, const struct wish *w, struct stack_item *item,
-        struct errmsg *em)
+static int attach_item(
+        struct change *c, const struct wish *w, struct stack_item *item, struct errmsg *em)
 {
 	int r = stack_plan_check_attach(&c->now->plan, item, c->has_data, w->force, em);
 	uint32_t domain = 0;
@@ -348,8 +349,8 @@ static int attach_prepare(struct change *c, const struct wish *w, struct errmsg 
 	int r = users_check(w->type, w->settings, w->n, em);
 
 	if (!r)
-		r = manifest_item_make(w->type, ns_number_alloc(c->m->ds->ns), w->settings, w->n,
-		        &item, em);
+		r = manifest_item_make(
+		        w->type, ns_number_alloc(c->m->ds->ns), w->settings, w->n, &item, em);
 	if (r < 0)
 		return r;
 	r = attach_item(c, w, &item, em);
@@ -365,9 +366,8 @@ static int fixed_check(
 	for (unsigned i = 0; from->type->settings[i].key; i++) {
 		const struct setting_def *def = &from->type->settings[i];
 		const struct setting *a = &from->settings.values[i], *b = &to->settings.values[i];
-		if (def->fixed &&
-		        (a->set != b->set || a->number != b->number ||
-		                (a->set && strcmp(a->text, b->text))))
+		if (def->fixed && (a->set != b->set || a->number != b->number ||
+		                          (a->set && strcmp(a->text, b->text))))
 			return errmsg_set(em, -EINVAL,
 			        "setting '%s' of filter '%s' cannot be changed once it is attached",
 			        def->key, from->type_name);
@@ -415,7 +415,8 @@ static int set_prepare(struct change *c, const struct wish *w, struct errmsg *em
 	if (!r)
 		r = manifest_merge(old->given, w->settings, w->n, w->replace, &texts, &n, em);
 	if (!r)
-		r = manifest_item_make(old->type, old->link, (const char *const *)texts, n, &item, em);
+		r = manifest_item_make(
+		        old->type, old->link, (const char *const *)texts, n, &item, em);
 	if (r < 0)
 		return r;
 	c->link = old->link;
@@ -433,8 +434,7 @@ static int detach_prepare(struct change *c, const struct wish *w, struct errmsg 
 	if (at < 0)
 		return at;
 	struct stack_item *item = &c->next->plan.items[at];
-	const int r =
-	        stack_plan_check_detach(&c->now->plan, item->link, c->has_data, w->force, em);
+	const int r = stack_plan_check_detach(&c->now->plan, item->link, c->has_data, w->force, em);
 	if (r < 0)
 		return r;
 	c->link = item->link;
@@ -505,8 +505,7 @@ static int finish_prepare(struct change *c, const struct wish *w, struct errmsg 
 typedef int prepare_fn(struct change *c, const struct wish *w, struct errmsg *em);
 
 static int change_once(struct manager *m, const struct filter_caller *who, const struct target *t,
-        prepare_fn *prepare, const struct wish *w, struct change_result *ret_res,
-        struct errmsg *em)
+        prepare_fn *prepare, const struct wish *w, struct change_result *ret_res, struct errmsg *em)
 {
 	struct change c = {.m = m, .who = who, .t = t, .action = w->action};
 	int r = change_begin(&c, em);
@@ -526,8 +525,7 @@ static int change_once(struct manager *m, const struct filter_caller *who, const
 }
 
 static int change(struct manager *m, const struct filter_caller *who, const struct target *t,
-        prepare_fn *prepare, const struct wish *w, struct change_result *ret_res,
-        struct errmsg *em)
+        prepare_fn *prepare, const struct wish *w, struct change_result *ret_res, struct errmsg *em)
 {
 	struct change_result res = {0};
 	int r = -EAGAIN;

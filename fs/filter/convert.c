@@ -16,8 +16,7 @@
 
 #define PIECE_BYTES (1u << 20)
 
-static int convert_steps(
-        struct manager *m, struct job *job, struct pipeline *p, struct errmsg *em)
+static int convert_steps(struct manager *m, struct job *job, struct pipeline *p, struct errmsg *em)
 {
 	bool done = false;
 	int r = 0;

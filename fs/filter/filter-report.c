@@ -5,7 +5,7 @@
  * image has.  Of an image that is open the entry's lock is held while its stages are asked, so that
  * none goes away meanwhile; the guest's requests do not wait for that.
  */
-#include "fs/filter/filter-report.h"
+#include "fs/filter/report.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -320,14 +320,13 @@ static json_t *list_json(struct listing *l)
 	const bool opens = r == 0;
 	if (implicit_add(l->mf) < 0)
 		return NULL;
-	return json_pack("{s:o, s:I, s:s, s:b, s:b, s:o, s:o, s:o}", "target",
-	        text_json(l->t.path), "inode", (json_int_t)l->t.ino, "kind", kind, "open",
-	        l->fi != NULL, "opens", opens, "reason",
-	        opens ? json_null() : text_json(reason.text), "quarantine", quarantine_json(l),
-	        "stages", stages_json(l));
+	return json_pack("{s:o, s:I, s:s, s:b, s:b, s:o, s:o, s:o}", "target", text_json(l->t.path),
+	        "inode", (json_int_t)l->t.ino, "kind", kind, "open", l->fi != NULL, "opens", opens,
+	        "reason", opens ? json_null() : text_json(reason.text), "quarantine",
+	        quarantine_json(l), "stages", stages_json(l));
 }
 
-int filter_report_list(struct datastore *ds, struct manager *m, const char *target,
+static int list_report(struct datastore *ds, struct manager *m, const char *target,
         json_t **ret_json, struct errmsg *em)
 {
 	struct listing l = {.ds = ds, .m = m};
@@ -342,6 +341,17 @@ int filter_report_list(struct datastore *ds, struct manager *m, const char *targ
 	return r;
 }
 
+int filter_report_list(
+        struct datastore *ds, const char *target, json_t **ret_json, struct errmsg *em)
+{
+	return list_report(ds, NULL, target, ret_json, em);
+}
+
+int manager_list(struct manager *m, const char *target, json_t **ret_json, struct errmsg *em)
+{
+	return list_report(m->ds, m, target, ret_json, em);
+}
+
 static json_t *whole_json(const struct listing *l)
 {
 	struct stage_account a;
@@ -351,8 +361,7 @@ static json_t *whole_json(const struct listing *l)
 	return cost_json(requests_of(&a), a.bytes_read + a.bytes_written, &a);
 }
 
-int filter_report_cost(
-        struct manager *m, const char *target, json_t **ret_json, struct errmsg *em)
+int manager_cost(struct manager *m, const char *target, json_t **ret_json, struct errmsg *em)
 {
 	struct listing l = {.ds = m->ds, .m = m, .cost = true};
 	json_t *json = NULL;
@@ -390,8 +399,7 @@ static int verdict_add(struct ns *ns, const char *expect, json_t *json)
 		return r;
 	json_t *verify = json_pack("{s:I, s:s, s:b, s:I, s:o, s:b}", "entries",
 	        (json_int_t)v.entries, "head", v.head, "whole", v.bad_seq == 0, "bad_seq",
-	        (json_int_t)v.bad_seq, "why", text_json(v.why), "expected_found",
-	        v.expected_found);
+	        (json_int_t)v.bad_seq, "why", text_json(v.why), "expected_found", v.expected_found);
 	return json_object_set_new(json, "verify", verify) < 0 ? -ENOMEM : 0;
 }
 
@@ -399,7 +407,7 @@ int filter_report_audit(struct datastore *ds, const char *target, bool verify, c
         json_t **ret_json, struct errmsg *em)
 {
 	struct target t = {0};
-	int r = target && *target ? target_find(ds->ns, target, &t, em) : 0;
+	int r = *target ? target_find(ds->ns, target, &t, em) : 0;
 
 	if (r < 0)
 		return r;

@@ -171,7 +171,7 @@ struct unopenable {
 	struct {
 		uint64_t ino;
 		char reason[ERRMSG_LEN];
-	} *items; /* owned */
+	} * items; /* owned */
 	size_t n, cap;
 };
 
@@ -234,8 +234,7 @@ static int below_state_get(
 	return state_get(fi->state, link, name, buf, cap, ret_len);
 }
 
-static int below_state_put(
-        void *arg, uint64_t link, const char *name, const void *data, size_t len)
+static int below_state_put(void *arg, uint64_t link, const char *name, const void *data, size_t len)
 {
 	struct filter_image *fi = arg;
 
@@ -342,8 +341,7 @@ static int image_open(struct filter_image *fi, struct errmsg *em)
 	return r;
 }
 
-static int hook_open(
-        void *arg, uint64_t ino, struct pipeline_below *below, struct pipeline **ret_p)
+static int hook_open(void *arg, uint64_t ino, struct pipeline_below *below, struct pipeline **ret_p)
 {
 	struct manager *m = arg;
 	struct filter_image *fi = image_get(m, ino);
@@ -401,8 +399,7 @@ static int inherit_row(void *arg, uint64_t owner, uint64_t link, const void *val
 	const struct inheriting *in = arg;
 	struct ns *ns = in->m->ds->ns;
 
-	return ns_record_put(
-	        ns, RECORD_ATTACHMENT, in->to, ns_number_alloc(ns), value, len);
+	return ns_record_put(ns, RECORD_ATTACHMENT, in->to, ns_number_alloc(ns), value, len);
 }
 
 /*

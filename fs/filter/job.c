@@ -39,8 +39,8 @@ static const struct job_ops *const ops[] = {
 char *job_encode(const struct job *job)
 {
 	json_t *from = json_array();
-	json_t *json = json_pack("{s:s, s:s, s:o}", "what", ops[job->what]->what, "type",
-	        job->type, "from", from);
+	json_t *json = json_pack(
+	        "{s:s, s:s, s:o}", "what", ops[job->what]->what, "type", job->type, "from", from);
 	bool good = json;
 
 	for (unsigned i = 0; i < job->n_from && good; i++)
@@ -356,8 +356,8 @@ int jobs_wait(struct jobs *jobs, uint64_t ino, uint64_t link, gc_progress_fn *fn
 			break;
 		}
 		if (job->error[0] && job != jobs->current) {
-			r = errmsg_set(em, -EIO, "%s (it is tried again, see 'weir status')",
-			        job->error);
+			r = errmsg_set(
+			        em, -EIO, "%s (it is tried again, see 'weir status')", job->error);
 			break;
 		}
 		const uint64_t done = job->done, total = job->total;

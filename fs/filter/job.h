@@ -19,7 +19,7 @@
 #include "base/errmsg.h"
 #include "store/store.h"
 
-#define JOB_RETRY_NS   (10 * NS_PER_SEC)
+#define JOB_RETRY_NS    (10 * NS_PER_SEC)
 #define JOB_DOMAINS_MAX 16u
 
 struct manager;

@@ -17,9 +17,9 @@ static json_t *slots_json(const struct key_slots *list)
 	json_t *json = json_array();
 
 	for (unsigned i = 0; i < list->n; i++)
-		json_array_append_new(json, json_pack("{s:i, s:s}", "slot", (int)list->slots[i].slot,
-		                                    "kind",
-		                                    keyslot_kind_name(list->slots[i].kind)));
+		json_array_append_new(
+		        json, json_pack("{s:i, s:s}", "slot", (int)list->slots[i].slot, "kind",
+		                      keyslot_kind_name(list->slots[i].kind)));
 	return json;
 }
 
@@ -129,16 +129,14 @@ static int with_secret(struct control_context *ctx, const struct control_request
 	return r;
 }
 
-static int op_create(struct keys *k, struct control_context *ctx,
-        const struct control_request *req, const struct secret *s, json_t **ret_json,
-        struct errmsg *em)
+static int op_create(struct keys *k, struct control_context *ctx, const struct control_request *req,
+        const struct secret *s, json_t **ret_json, struct errmsg *em)
 {
 	return key_create(k, &ctx->who, req->name, s, ret_json, em);
 }
 
-static int op_unlock(struct keys *k, struct control_context *ctx,
-        const struct control_request *req, const struct secret *s, json_t **ret_json,
-        struct errmsg *em)
+static int op_unlock(struct keys *k, struct control_context *ctx, const struct control_request *req,
+        const struct secret *s, json_t **ret_json, struct errmsg *em)
 {
 	return key_unlock(k, &ctx->who, req->name, s, ret_json, em);
 }
@@ -158,12 +156,11 @@ static int op_add(struct keys *k, struct control_context *ctx, const struct cont
 	return r;
 }
 
-static int op_rotate(struct keys *k, struct control_context *ctx,
-        const struct control_request *req, const struct secret *s, json_t **ret_json,
-        struct errmsg *em)
+static int op_rotate(struct keys *k, struct control_context *ctx, const struct control_request *req,
+        const struct secret *s, json_t **ret_json, struct errmsg *em)
 {
-	return key_rotate(k, &ctx->who, req->name, s, req->wait, ctx->progress, ctx->arg, ret_json,
-	        em);
+	return key_rotate(
+	        k, &ctx->who, req->name, s, req->wait, ctx->progress, ctx->arg, ret_json, em);
 }
 
 static int run_create(struct control_context *ctx, const struct control_request *req,

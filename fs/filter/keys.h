@@ -28,7 +28,6 @@
 
 #include "base/errmsg.h"
 
-struct control_op;
 struct ns;
 struct keys;
 struct manager;
@@ -60,6 +59,3 @@ int keys_unlock_file(
         struct manager *m, const char *name, const char *path, struct errmsg *em) MUST_CHECK;
 /* What key-list answers, without a daemon: all keys are locked. */
 int keys_report(struct ns *ns, json_t **ret_json) MUST_CHECK;
-
-/* The key-* requests (fs/control/PROTOCOL.md), ended by a NULL name (fs/control/control.h). */
-extern const struct control_op keys_ops[];

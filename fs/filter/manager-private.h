@@ -42,7 +42,7 @@ struct filter_image {
 	struct manager *m;
 	uint64_t ino;
 
-	pthread_mutex_t lock; /* guards what follows */
+	pthread_mutex_t lock;        /* guards what follows */
 	struct manifest *manifest;   /* while pipeline */
 	struct pipeline *pipeline;   /* owned */
 	struct pipeline_below below; /* the vfs's */
@@ -95,7 +95,8 @@ struct target {
 	char path[FILTER_PATH_MAX];
 };
 /* A path in the mount; "" the datastore.  -ENOENT, -EINVAL (neither image nor directory) with em. */
-int target_find(struct ns *ns, const char *path, struct target *ret_t, struct errmsg *em) MUST_CHECK;
+int target_find(
+        struct ns *ns, const char *path, struct target *ret_t, struct errmsg *em) MUST_CHECK;
 /* By inode number; the path as it is now, "" when there is none. */
 void target_path(struct ns *ns, uint64_t ino, char path[FILTER_PATH_MAX]);
 

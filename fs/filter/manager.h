@@ -79,5 +79,10 @@ int manager_policy_delete(struct manager *m, const struct filter_caller *who, co
 int manager_quarantine_lift(struct manager *m, const struct filter_caller *who, const char *target,
         struct errmsg *em) MUST_CHECK;
 
+/* filter-list and filter-cost of PROTOCOL.md; what needs no daemon is in report.h. */
+int manager_list(
+        struct manager *m, const char *target, json_t **ret_json, struct errmsg *em) MUST_CHECK;
+int manager_cost(
+        struct manager *m, const char *target, json_t **ret_json, struct errmsg *em) MUST_CHECK;
 /* Adds alerts, unopenable and jobs to a status. */
 int manager_status(struct manager *m, json_t *status) MUST_CHECK;

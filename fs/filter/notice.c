@@ -17,7 +17,6 @@
 #include "fs/control/text.h"
 #include "fs/filter/manager-private.h"
 
-
 struct notice {
 	uint64_t ino, time_ns;
 	enum stage_severity severity;

@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "fs/filter/manager-private.h"
+#include "fs/filter/report.h"
 
 /* --- rows --- */
 
@@ -157,10 +158,10 @@ static int row_list(void *arg, uint64_t owner, uint64_t id, const void *value, s
 	return added < 0 ? -ENOMEM : 0;
 }
 
-int policy_list(struct ns *ns, json_t **ret_json, struct errmsg *em)
+int filter_report_policies(struct datastore *ds, json_t **ret_json, struct errmsg *em)
 {
 	json_t *list = json_array();
-	const int r = list ? ns_record_each(ns, RECORD_POLICY, 0, 0, row_list, list) : -ENOMEM;
+	const int r = list ? ns_record_each(ds->ns, RECORD_POLICY, 0, 0, row_list, list) : -ENOMEM;
 
 	if (r < 0) {
 		json_decref(list);
@@ -206,8 +207,8 @@ static json_t *stages_of(const struct manifest *mf)
 		const struct stack_item *item = &mf->plan.items[i];
 		if (item->state == STACK_CONVERTING_OUT)
 			continue;
-		json_t *stage = json_pack("{s:s, s:o}", "type", item->type_name, "settings",
-		        given_list(item->given));
+		json_t *stage = json_pack(
+		        "{s:s, s:o}", "type", item->type_name, "settings", given_list(item->given));
 		if (json_array_append_new(stages, stage) < 0) {
 			json_decref(stages);
 			stages = NULL;
@@ -227,7 +228,8 @@ static int policy_put(struct manager *m, const struct filter_caller *who, uint64
 	r = row ? ns_record_put(m->ds->ns, RECORD_POLICY, 0, id, row, strlen(row))
 	        : ns_record_del(m->ds->ns, RECORD_POLICY, 0, id);
 	if (!r)
-		r = audit_note(m, who, row ? "policy save" : "policy delete", 0, "", name, NULL, row);
+		r = audit_note(
+		        m, who, row ? "policy save" : "policy delete", 0, "", name, NULL, row);
 	rows_end(m);
 	if (!r)
 		r = rows_flush(m);
@@ -279,8 +281,8 @@ int manager_policy_save(struct manager *m, const struct filter_caller *who, cons
 	return *ret_json ? 0 : errmsg_set(em, -ENOMEM, "out of memory");
 }
 
-int manager_policy_delete(struct manager *m, const struct filter_caller *who, const char *name,
-        struct errmsg *em)
+int manager_policy_delete(
+        struct manager *m, const struct filter_caller *who, const char *name, struct errmsg *em)
 {
 	struct policy *p;
 

@@ -33,5 +33,3 @@ int policy_load(
 void policy_free(struct policy *p); /* accepts NULL */
 /* Any bytes.  -EUCLEAN; -ENOMEM. */
 int policy_decode(uint64_t id, const void *value, size_t len, struct policy **ret_p) MUST_CHECK;
-/* {"policies": [...]} as in PROTOCOL.md; no daemon needed. */
-int policy_list(struct ns *ns, json_t **ret_json, struct errmsg *em) MUST_CHECK;

@@ -6,8 +6,8 @@
 
 #include "fs/filter/manager-private.h"
 
-int manager_quarantine_lift(struct manager *m, const struct filter_caller *who, const char *target,
-        struct errmsg *em)
+int manager_quarantine_lift(
+        struct manager *m, const struct filter_caller *who, const char *target, struct errmsg *em)
 {
 	char why[NOTICE_TEXT];
 	struct target t;

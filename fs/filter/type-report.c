@@ -3,7 +3,7 @@
  */
 #include <errno.h>
 
-#include "fs/filter/filter-report.h"
+#include "fs/filter/report.h"
 #include "stage/stack.h"
 
 static const char *const capability_names[] = {
