@@ -13,7 +13,6 @@
 #include <errno.h>
 #include <string.h>
 
-
 enum field_kind { FIELD_TEXT, FIELD_TEXTS, FIELD_FLAG, FIELD_NUMBER };
 
 struct field {

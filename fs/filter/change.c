@@ -20,6 +20,7 @@
  */
 #include <errno.h>
 #include <stdio.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -121,11 +122,10 @@ static int rows_make(struct change *c, struct errmsg *em)
 	if (!c->old_row != !old_item || !c->new_row != !new_item || !c->old_value ||
 	        !c->new_value || (c->job.link && !c->job_row))
 		return errmsg_set(em, -ENOMEM, "out of memory");
-	memcpy(c->type,
+	snprintf(c->type, sizeof(c->type), "%s",
 	        new_item   ? new_item->type_name
 	        : old_item ? old_item->type_name
-	                   : "",
-	        sizeof(c->type));
+	                   : "");
 	return 0;
 }
 
