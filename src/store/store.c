@@ -226,6 +226,7 @@ static void init_locks(struct store *s)
 	pthread_cond_init(&s->flush.cond, NULL);
 	pthread_mutex_init(&s->rows_lock, NULL);
 	pthread_mutex_init(&s->images_lock, NULL);
+	pthread_mutex_init(&s->wipe_lock, NULL);
 	pthread_mutex_init(&s->txg.lock, NULL);
 	pthread_mutex_init(&s->flush.lock, NULL);
 	pthread_mutex_init(&s->read_lock, NULL);
@@ -335,7 +336,9 @@ int store_open(const struct store_config *cfg, struct store **ret_store, struct 
 	space_refresh(s, true);
 	if (cfg->opened)
 		cfg->opened(cfg->hooks.arg, s);
+	s->recovering = true;
 	r = recover(s, em);
+	s->recovering = false;
 	if (r < 0)
 		goto fail;
 	r = start_threads(s);
