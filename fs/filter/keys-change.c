@@ -48,9 +48,8 @@ struct wrapped {
 };
 
 /* The new key is in the keyring already. */
-static int create_rows(struct keys *k, const struct filter_caller *who,
-        const struct named_key *key, const struct secret *s, const struct wrapped *w,
-        struct errmsg *em)
+static int create_rows(struct keys *k, const struct filter_caller *who, const struct named_key *key,
+        const struct secret *s, const struct wrapped *w, struct errmsg *em)
 {
 	char what[64];
 	CLEANUP(free_ptr) char *text = key_encode(key);
@@ -77,8 +76,8 @@ static int create_rows(struct keys *k, const struct filter_caller *who,
 	if (r == 0) {
 		r = k->env.flush(k->env.arg);
 		if (r < 0)
-			errmsg_set(em, r, "cannot make key '%s' durable: %s", key->name,
-			        strerror(-r));
+			errmsg_set(
+			        em, r, "cannot make key '%s' durable: %s", key->name, strerror(-r));
 	}
 	return r;
 }
@@ -99,8 +98,8 @@ static int create(struct keys *k, const struct filter_caller *who, struct named_
 	r = key_random(data_key);
 	if (r < 0)
 		return errmsg_set(em, r, "there are no random bytes for a key");
-	r = keyslot_wrap(s->kind, key->domains[0].id, 0, s->data, s->len, data_key, w.bytes,
-	        &w.len, em);
+	r = keyslot_wrap(
+	        s->kind, key->domains[0].id, 0, s->data, s->len, data_key, w.bytes, &w.len, em);
 	if (r == 0) {
 		r = keyring_add(k->env.keyring, key->domains[0].id, data_key);
 		if (r < 0)
@@ -140,8 +139,8 @@ int key_create(struct keys *k, const struct filter_caller *who, const char *name
 	pthread_mutex_unlock(&k->op_lock);
 	if (r < 0)
 		return r;
-	*ret_json = json_pack(
-	        "{s:s, s:I}", "name", key.name, "domain", (json_int_t)key.domains[0].id);
+	*ret_json =
+	        json_pack("{s:s, s:I}", "name", key.name, "domain", (json_int_t)key.domains[0].id);
 	return *ret_json ? 0 : -ENOMEM;
 }
 
@@ -156,8 +155,8 @@ int key_refuse_secret(const char *name, const struct secret *s, int err, struct 
 		                                      : "passphrase",
 		        name);
 	if (err == -EPROTONOSUPPORT)
-		return errmsg_set(em, err, "a slot of key '%s' is of a newer version: use a newer weir",
-		        name);
+		return errmsg_set(em, err,
+		        "a slot of key '%s' is of a newer version: use a newer weir", name);
 	if (err == -EUCLEAN)
 		return errmsg_set(em, err,
 		        "slots of key '%s' are damaged, and no other is opened by this secret",
@@ -289,8 +288,8 @@ static int remove_plan(struct keys *k, const struct named_key *key, uint64_t slo
 	return 0;
 }
 
-static int remove_slot(struct keys *k, const struct filter_caller *who,
-        const struct named_key *key, uint64_t slot, struct errmsg *em)
+static int remove_slot(struct keys *k, const struct filter_caller *who, const struct named_key *key,
+        uint64_t slot, struct errmsg *em)
 {
 	struct key_row rows[KEY_ROWS_MAX];
 	unsigned n = 0, left = 0;
@@ -298,8 +297,8 @@ static int remove_slot(struct keys *k, const struct filter_caller *who,
 	int r = remove_plan(k, key, slot, rows, &n, &left);
 
 	if (r < 0)
-		return errmsg_set(em, r, "cannot read the slots of key '%s': %s", key->name,
-		        strerror(-r));
+		return errmsg_set(
+		        em, r, "cannot read the slots of key '%s': %s", key->name, strerror(-r));
 	if (n == 0)
 		return errmsg_set(em, -ENOENT, "key '%s' has no slot %llu (weir key list %s)",
 		        key->name, (unsigned long long)slot, k->env.dir);
@@ -351,8 +350,8 @@ static int refuse_used(struct keys *k, const struct named_key *key, struct errms
 	return 0;
 }
 
-static int delete_rows(struct keys *k, const struct filter_caller *who,
-        const struct named_key *key, struct errmsg *em)
+static int delete_rows(struct keys *k, const struct filter_caller *who, const struct named_key *key,
+        struct errmsg *em)
 {
 	struct key_row rows[KEY_ROWS_MAX];
 	const struct key_note note = {who, "key delete", key->name, NULL, NULL};
@@ -367,14 +366,13 @@ static int delete_rows(struct keys *k, const struct filter_caller *who,
 			return errmsg_set(em, r, "cannot read the slots of key '%s': %s", key->name,
 			        strerror(-r));
 		for (unsigned i = 0; i < list.n; i++)
-			rows[n++] = (struct key_row){RECORD_KEYSLOT, key->domains[d].id,
-			        list.slots[i].slot, NULL, 0};
+			rows[n++] = (struct key_row){
+			        RECORD_KEYSLOT, key->domains[d].id, list.slots[i].slot, NULL, 0};
 	}
 	return keys_rows(k, &note, rows, n, em);
 }
 
-int key_delete(struct keys *k, const struct filter_caller *who, const char *name,
-        struct errmsg *em)
+int key_delete(struct keys *k, const struct filter_caller *who, const char *name, struct errmsg *em)
 {
 	struct named_key key;
 

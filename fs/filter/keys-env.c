@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "fs/filter/keys-private.h"
 #include "fs/filter/manager-private.h"
 
@@ -39,7 +40,7 @@ static void env_end(void *arg)
 static int env_audit(void *arg, const struct filter_caller *who, const char *action,
         const char *key, const char *old_value, const char *new_value)
 {
-	return audit_note(arg, who, action, 0, key, old_value, new_value);
+	return audit_note(arg, who, action, 0, "", key, old_value, new_value);
 }
 
 static int env_flush(void *arg)
@@ -88,8 +89,8 @@ static int env_move(void *arg, const struct filter_caller *who, uint64_t ino, ui
 	return change_domain(arg, who, ino, from, to, em);
 }
 
-static int env_wait(void *arg, uint64_t ino, uint64_t link, gc_progress_fn *fn, void *fn_arg,
-        struct errmsg *em)
+static int env_wait(
+        void *arg, uint64_t ino, uint64_t link, gc_progress_fn *fn, void *fn_arg, struct errmsg *em)
 {
 	const struct manager *m = arg;
 
@@ -179,8 +180,7 @@ static int file_read(const char *path, struct secret *ret_s, struct errmsg *em)
 	return 0;
 }
 
-int keys_unlock_file(
-        struct manager *m, const char *name, const char *path, struct errmsg *em)
+int keys_unlock_file(struct manager *m, const char *name, const char *path, struct errmsg *em)
 {
 	struct secret s = {0};
 	json_t *json = NULL;

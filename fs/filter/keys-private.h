@@ -6,7 +6,8 @@
  *	keys-change.c  create, add, remove, delete: changes of rows
  *	keys-unlock.c  unlock, lock
  *	keys-rotate.c  rotation, and the end of an old domain
- *	keys-ops.c     the requests of the control socket, and the list
+ *	keys-list.c    the list of keys
+ *	keys-ops.c     the requests of the control socket
  *	keys-env.c     the environment as the manager gives it
  *
  * Lock order: keys.op_lock (one operation at a time; held while scrypt runs), manager.lock and what
@@ -45,7 +46,7 @@ struct keys_env {
 	int (*audit)(void *arg, const struct filter_caller *who, const char *action,
 	        const char *key, const char *old_value, const char *new_value);
 	void (*end)(void *arg);
-	int (*flush)(void *arg); /* rows so far are durable */
+	int (*flush)(void *arg);           /* rows so far are durable */
 	int (*protect)(struct errmsg *em); /* keyring_protect */
 	/* The store's part of unlocking and locking a domain (store.h). */
 	int (*domain_unlocked)(void *arg, uint32_t domain);
@@ -86,8 +87,8 @@ struct keys {
 /* --- keys.c --- */
 int keys_open(const struct keys_env *env, struct keys **ret_keys, struct errmsg *em) MUST_CHECK;
 /* A copy.  -EINVAL: NULL or no name; -ENOENT; with em. */
-int keys_find(struct keys *k, const char *name, struct named_key *ret_key, struct errmsg *em)
-        MUST_CHECK;
+int keys_find(
+        struct keys *k, const char *name, struct named_key *ret_key, struct errmsg *em) MUST_CHECK;
 /* The key that has this domain, as the current one or an old one.  -ENOENT. */
 int keys_find_domain(struct keys *k, uint32_t domain, struct named_key *ret_key) MUST_CHECK;
 bool key_name_good(const char *name);
@@ -115,7 +116,7 @@ struct key_row {
 	size_t len;
 };
 #define KEY_ROWS_MAX (KEYS_DOMAINS_MAX * KEYS_SLOTS_MAX + 2)
-struct key_note { /* for the audit trail; never key material */
+struct key_note {                        /* for the audit trail; never key material */
 	const struct filter_caller *who; /* NULL: the daemon */
 	const char *action, *key, *old_value, *new_value;
 };
@@ -144,8 +145,8 @@ struct secret {
 	size_t len;
 };
 /* From a request: kind by name, base64.  -EINVAL with em. */
-int secret_parse(const char *kind, const char *base64, struct secret *ret_s, struct errmsg *em)
-        MUST_CHECK;
+int secret_parse(
+        const char *kind, const char *base64, struct secret *ret_s, struct errmsg *em) MUST_CHECK;
 void secret_release(struct secret *s);
 const char *keyslot_kind_name(enum keyslot_kind kind);
 
@@ -161,8 +162,8 @@ int slots_list(struct ns *ns, uint32_t domain, struct key_slots *ret_slots) MUST
 int slots_open(struct ns *ns, uint32_t domain, const struct secret *s, unsigned *ret_slot,
         uint8_t ret_data_key[SEAL_KEY_LEN]) MUST_CHECK;
 /* A number that none of the key's domains uses.  -ENOSPC with em. */
-int slots_free(struct ns *ns, const struct named_key *key, unsigned *ret_slot, struct errmsg *em)
-        MUST_CHECK;
+int slots_free(struct ns *ns, const struct named_key *key, unsigned *ret_slot,
+        struct errmsg *em) MUST_CHECK;
 
 /* --- between the operations; op_lock held --- */
 /* Before the first key is in memory. */
@@ -170,8 +171,7 @@ int keys_protect(struct keys *k, struct errmsg *em) MUST_CHECK;
 /* A number for a row or a domain. */
 int keys_number(struct keys *k, uint32_t *ret_number, struct errmsg *em) MUST_CHECK;
 /* Says why slots_open failed; returns err. */
-int key_refuse_secret(const char *name, const struct secret *s, int err, struct errmsg *em)
-        MUST_CHECK;
+int key_refuse_secret(const char *name, const struct secret *s, int err, struct errmsg *em);
 /* The domain's key leaves the memory; 0 also when it is not there.  env.lock held. */
 int key_domain_forget(struct keys *k, uint32_t domain, struct errmsg *em) MUST_CHECK;
 

@@ -38,8 +38,8 @@ static struct named_key key_without(const struct named_key *key, uint32_t domain
 	return left;
 }
 
-static int settle_rows(struct keys *k, const struct named_key *left, uint32_t domain,
-        struct errmsg *em)
+static int settle_rows(
+        struct keys *k, const struct named_key *left, uint32_t domain, struct errmsg *em)
 {
 	struct key_row rows[KEY_ROWS_MAX];
 	struct key_slots list = {0};
@@ -132,7 +132,8 @@ static int move_add(void *arg, uint64_t ino, uint64_t link, uint32_t domain)
 	return 0;
 }
 
-static int moves_pass(struct moves *m, bool dirs, const struct filter_caller *who, struct errmsg *em)
+static int moves_pass(
+        struct moves *m, bool dirs, const struct filter_caller *who, struct errmsg *em)
 {
 	const struct keys_env *env = &m->k->env;
 	int r = 0;
@@ -204,8 +205,7 @@ static int domain_new(struct keys *k, const char *name, const struct secret *s, 
 
 	if (r < 0)
 		return errmsg_set(em, r, "there are no random bytes for a key");
-	r = keyslot_wrap(
-	        s->kind, domain, slot, s->data, s->len, data_key, ret_bytes, ret_len, em);
+	r = keyslot_wrap(s->kind, domain, slot, s->data, s->len, data_key, ret_bytes, ret_len, em);
 	if (r == 0) {
 		r = keyring_add(k->env.keyring, domain, data_key);
 		if (r < 0)
@@ -215,9 +215,8 @@ static int domain_new(struct keys *k, const char *name, const struct secret *s, 
 	return r;
 }
 
-static int rotate_rows(struct keys *k, const struct filter_caller *who,
-        const struct named_key *key, unsigned slot, const uint8_t *bytes, size_t len,
-        struct errmsg *em)
+static int rotate_rows(struct keys *k, const struct filter_caller *who, const struct named_key *key,
+        unsigned slot, const uint8_t *bytes, size_t len, struct errmsg *em)
 {
 	const uint32_t to = key->domains[0].id, from = key->domains[1].id;
 	CLEANUP(free_ptr) char *text = key_encode(key);
@@ -282,17 +281,17 @@ static json_t *dropped_json(struct keys *k, const struct named_key *key)
 		for (unsigned j = 0; j < now.n; j++)
 			kept = kept || now.slots[j].slot == before.slots[i].slot;
 		if (!kept)
-			json_array_append_new(json,
-			        json_pack("{s:i, s:s}", "slot", (int)before.slots[i].slot, "kind",
-			                keyslot_kind_name(before.slots[i].kind)));
+			json_array_append_new(
+			        json, json_pack("{s:i, s:s}", "slot", (int)before.slots[i].slot,
+			                      "kind", keyslot_kind_name(before.slots[i].kind)));
 	}
 	return json;
 }
 
 /* op_lock held.  *ret_key: as it is now, with the new domain; *ret_dropped: also after an error. */
 static int rotate(struct keys *k, const struct filter_caller *who, const char *name,
-        const struct secret *s, struct named_key *ret_key, struct moves *done,
-        json_t **ret_dropped, struct errmsg *em)
+        const struct secret *s, struct named_key *ret_key, struct moves *done, json_t **ret_dropped,
+        struct errmsg *em)
 {
 	uint8_t bytes[KEYSLOT_BYTES_MAX];
 	size_t len = 0;
@@ -334,8 +333,7 @@ static int wait_all(struct keys *k, const struct moves *done, gc_progress_fn *fn
 	int r = 0;
 
 	for (size_t i = 0; r == 0 && i < done->n; i++)
-		r = k->env.wait(
-		        k->env.arg, done->list[i].ino, done->list[i].link, fn, fn_arg, em);
+		r = k->env.wait(k->env.arg, done->list[i].ino, done->list[i].link, fn, fn_arg, em);
 	return r;
 }
 

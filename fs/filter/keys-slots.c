@@ -86,7 +86,8 @@ int secret_parse(const char *kind, const char *base64, struct secret *ret_s, str
 	if (r < 0)
 		return errmsg_set(em, r, "a secret must be sent as base64");
 	if (s.len == 0 || s.len > KEYSLOT_SECRET_MAX)
-		r = errmsg_set(em, -EINVAL, "a %s must have 1 to %u bytes", kind, KEYSLOT_SECRET_MAX);
+		r = errmsg_set(
+		        em, -EINVAL, "a %s must have 1 to %u bytes", kind, KEYSLOT_SECRET_MAX);
 	if (r == 0 && s.kind == KEYSLOT_RECOVERY)
 		r = recovery_take(&s, em);
 	if (r < 0)
@@ -104,7 +105,8 @@ static int slot_take(void *arg, uint64_t owner, uint64_t id, const void *value, 
 	enum keyslot_kind kind = 0;
 
 	if (list->n == KEYS_SLOTS_MAX || id >= KEYS_SLOTS_MAX) {
-		log_warn("crypto domain %llu has more slots than can be", (unsigned long long)owner);
+		log_warn(
+		        "crypto domain %llu has more slots than can be", (unsigned long long)owner);
 		return 0;
 	}
 	if (keyslot_kind_of(value, len, &kind) < 0)
@@ -158,8 +160,7 @@ int slots_open(struct ns *ns, uint32_t domain, const struct secret *s, unsigned 
 	return r < 0 ? r : worst;
 }
 
-int slots_free(
-        struct ns *ns, const struct named_key *key, unsigned *ret_slot, struct errmsg *em)
+int slots_free(struct ns *ns, const struct named_key *key, unsigned *ret_slot, struct errmsg *em)
 {
 	uint32_t used = 0;
 
@@ -179,6 +180,6 @@ int slots_free(
 		}
 	}
 	return errmsg_set(em, -ENOSPC,
-	        "key '%s' has %u slots, more cannot be (weir key remove takes one away)",
-	        key->name, KEYS_SLOTS_MAX);
+	        "key '%s' has %u slots, more cannot be (weir key remove takes one away)", key->name,
+	        KEYS_SLOTS_MAX);
 }

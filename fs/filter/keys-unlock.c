@@ -36,8 +36,8 @@ static int domain_open(struct keys *k, uint32_t domain, const struct secret *s)
 		return r;
 	r = k->env.domain_unlocked(k->env.arg, domain);
 	if (r < 0) {
-		log_error("crypto domain %u: what waited for its key cannot be applied: %s",
-		        domain, strerror(-r));
+		log_error("crypto domain %u: what waited for its key cannot be applied: %s", domain,
+		        strerror(-r));
 		if (keyring_remove(k->env.keyring, domain) < 0)
 			ASSERT(false); /* it was added above */
 		return r;
@@ -147,8 +147,8 @@ static int refuse_busy(struct keys *k, const struct named_key *key, struct errms
 	if (r == 0)
 		return 0;
 	if (r < 0)
-		return errmsg_set(em, r, "cannot tell what uses key '%s': %s", key->name,
-		        strerror(-r));
+		return errmsg_set(
+		        em, r, "cannot tell what uses key '%s': %s", key->name, strerror(-r));
 	k->env.path_of(k->env.arg, b.ino, path, sizeof(path));
 	return errmsg_set(em, -EBUSY,
 	        "key '%s' is in use: '%s' is open, or is being converted (weir status %s)",

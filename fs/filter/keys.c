@@ -105,8 +105,7 @@ static struct named_key *list_find(struct keys *k, const char *name)
 	return NULL;
 }
 
-static struct key_domain *list_domain(
-        struct keys *k, uint32_t domain, struct named_key **ret_key)
+static struct key_domain *list_domain(struct keys *k, uint32_t domain, struct named_key **ret_key)
 {
 	for (unsigned i = 0; i < k->n; i++) {
 		for (unsigned d = 0; d < k->list[i].n_domains; d++) {
@@ -253,12 +252,12 @@ int keys_rows(struct keys *k, const struct key_note *note, const struct key_row 
 	if (r < 0)
 		return r;
 	/* First: better an entry of what then failed for lack of memory than a change unseen. */
-	r = env->audit(env->arg, note->who, note->action, note->key, note->old_value,
-	        note->new_value);
+	r = env->audit(
+	        env->arg, note->who, note->action, note->key, note->old_value, note->new_value);
 	for (unsigned i = 0; r == 0 && i < n; i++) {
 		const struct key_row *row = &rows[i];
-		r = row->value ? ns_record_put(env->ns, row->table, row->owner, row->id,
-		                         row->value, row->len)
+		r = row->value ? ns_record_put(env->ns, row->table, row->owner, row->id, row->value,
+		                         row->len)
 		               : ns_record_del(env->ns, row->table, row->owner, row->id);
 	}
 	env->end(env->arg);
@@ -359,8 +358,8 @@ static int use_job(void *arg, uint64_t ino, uint64_t link, const void *value, si
 	return 0;
 }
 
-int keys_uses(struct keys *k, const struct named_key *key, uint32_t domain,
-        struct key_uses *ret_uses)
+int keys_uses(
+        struct keys *k, const struct named_key *key, uint32_t domain, struct key_uses *ret_uses)
 {
 	char setting[KEYS_NAME_MAX + sizeof("key=")];
 	struct use_count c = {.ns = k->env.ns, .domain = domain};

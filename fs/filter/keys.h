@@ -26,12 +26,9 @@
 
 #include <jansson.h>
 
-#include "base/errmsg.h"
+#include "fs/control/control.h"
 
-struct control_op;
-struct ns;
 struct keys;
-struct manager;
 
 /* Reads the rows; nothing is unlocked.  Called by manager_new and manager_free. */
 int keys_new(struct manager *m, struct keys **ret_keys, struct errmsg *em) MUST_CHECK;
