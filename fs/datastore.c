@@ -20,6 +20,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "fs/filter/manager.h"
 #include "fs/lock.h"
 
 #define CREATING_NAME "creating"
@@ -191,6 +192,13 @@ static void hook_committed(void *arg, uint64_t txg)
 	ns_committed(b->ds.ns, txg);
 }
 
+static int hook_policy(void *arg, uint64_t image, struct image_policy *ret_policy)
+{
+	struct binding *b = arg;
+
+	return manager_policy(b->ds.ns, image, ret_policy);
+}
+
 static int hook_replay(void *arg, const void *rows, size_t len)
 {
 	struct binding *b = arg;
@@ -208,9 +216,9 @@ static int store_start(struct binding *b, const struct datastore_options *opt,
 	        .io = b->ds.io,
 	        .meta = b->ds.meta,
 	        .keyring = b->ds.keyring,
-	        .hooks = {b, hook_collect, hook_committed, hook_replay},
+	        .hooks = {b, hook_collect, hook_committed, hook_replay, hook_policy},
 	        .overlay_bytes = opt->overlay_bytes ? opt->overlay_bytes : OVERLAY_DEFAULT_BYTES,
-	        .cache_bytes = opt->cache_bytes ? opt->cache_bytes : CACHE_DEFAULT_BYTES,
+	        .cache_bytes = b->ds.cache_bytes,
 	        .index_bytes = index_bytes ? index_bytes : INDEX_DEFAULT_BYTES,
 	        .map_bytes = opt->map_bytes ? opt->map_bytes : MAP_DEFAULT_BYTES,
 	        .threads = opt->threads,
@@ -337,6 +345,8 @@ int datastore_open(const char *dir, const struct datastore_options *opt,
 	b->collect_rows = collect_rows;
 	b->arg = arg;
 	b->ds.lock_fd = -1;
+	b->ds.read_only = opt->read_only;
+	b->ds.cache_bytes = opt->cache_bytes ? opt->cache_bytes : CACHE_DEFAULT_BYTES;
 	b->ds.opened_wall_ns = clock_wall_ns();
 	b->ds.dir = realpath(dir, NULL);
 	const int r = b->ds.dir ? datastore_start(b, opt, em)

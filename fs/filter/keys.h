@@ -28,6 +28,10 @@
 
 #include "fs/control/control.h"
 
+<<<<<<< HEAD
+=======
+struct ns;
+>>>>>>> manager
 struct keys;
 
 /* Reads the rows; nothing is unlocked.  Called by manager_new and manager_free. */
@@ -57,6 +61,3 @@ int keys_unlock_file(
         struct manager *m, const char *name, const char *path, struct errmsg *em) MUST_CHECK;
 /* What key-list answers, without a daemon: all keys are locked. */
 int keys_report(struct ns *ns, json_t **ret_json) MUST_CHECK;
-
-/* The key-* requests (fs/control/PROTOCOL.md), ended by a NULL name (fs/control/control.h). */
-extern const struct control_op keys_ops[];

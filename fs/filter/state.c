@@ -254,8 +254,7 @@ static int put_locked(
 	return r;
 }
 
-int state_put(
-        struct state_table *t, uint64_t link, const char *name, const void *data, size_t len)
+int state_put(struct state_table *t, uint64_t link, const char *name, const void *data, size_t len)
 {
 	if (!*name)
 		return -EINVAL;
