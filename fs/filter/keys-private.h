@@ -171,12 +171,7 @@ int keys_protect(struct keys *k, struct errmsg *em) MUST_CHECK;
 /* A number for a row or a domain. */
 int keys_number(struct keys *k, uint32_t *ret_number, struct errmsg *em) MUST_CHECK;
 /* Says why slots_open failed; returns err. */
-<<<<<<< HEAD
 int key_refuse_secret(const char *name, const struct secret *s, int err, struct errmsg *em);
-=======
-int key_refuse_secret(
-        const char *name, const struct secret *s, int err, struct errmsg *em) MUST_CHECK;
->>>>>>> manager
 /* The domain's key leaves the memory; 0 also when it is not there.  env.lock held. */
 int key_domain_forget(struct keys *k, uint32_t domain, struct errmsg *em) MUST_CHECK;
 

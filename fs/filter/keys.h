@@ -26,13 +26,11 @@
 
 #include <jansson.h>
 
-#include "fs/control/control.h"
+#include "base/errmsg.h"
 
-<<<<<<< HEAD
-=======
 struct ns;
->>>>>>> manager
 struct keys;
+struct manager;
 
 /* Reads the rows; nothing is unlocked.  Called by manager_new and manager_free. */
 int keys_new(struct manager *m, struct keys **ret_keys, struct errmsg *em) MUST_CHECK;
