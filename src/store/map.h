@@ -31,6 +31,7 @@
  */
 #pragma once
 
+#include "store/keyring.h"
 #include "store/ports.h"
 
 #define MAP_NODE_ALL_ZERO UINT64_MAX /* in place of a node id: every chunk below is ENTRY_ZERO */
@@ -117,15 +118,28 @@ struct maps_stats {
 };
 void maps_stats_get(struct maps *ms, struct maps_stats *ret_stats);
 
-/* The blob codec, also used by check and the fuzz target.  Either pointer array form: for a leaf
- * values are entries, for an inner node child ids. */
+/*
+ * The blob codec, also used by check and the fuzz target.  Either pointer array form: for a leaf
+ * values are entries, for an inner node child ids.
+ */
 struct map_node {
 	unsigned level; /* 0: leaf */
 	uint64_t birth_txg;
+	uint32_t domain; /* crypto domain that the leaf is sealed under; 0: in the clear */
+	bool foreign;    /* sealed: it refers to segments of other domains */
 	uint64_t values[LEAF_CHUNKS];
 };
-/* buf holds NODE_BLOB_MAX; returns the length. */
+/* In the clear, whatever its domain.  buf holds NODE_BLOB_MAX; returns the length. */
 size_t map_node_encode(const struct map_node *n, uint64_t id, uint8_t *buf);
-/* -EUCLEAN: damaged, or not node id's blob. */
+/* A leaf, sealed under the leaf key of n->domain (not 0).  -ENOMEM, -EIO: libcrypto's. */
+int map_node_seal(const struct map_node *n, uint64_t id, const struct seal_key *key, uint8_t *buf,
+        size_t *ret_len) MUST_CHECK;
+/*
+ * -EUCLEAN: damaged, or not node id's blob.  -ENOKEY: a sealed leaf, as far as can be told without
+ * the key in order: ret_node has everything but the values.
+ */
 int map_node_decode(
         const void *blob, size_t len, uint64_t id, struct map_node *ret_node) MUST_CHECK;
+/* A sealed leaf.  -EUCLEAN also: not sealed, not authentic, or under another key. */
+int map_node_unseal(const void *blob, size_t len, uint64_t id, const struct seal_key *key,
+        struct map_node *ret_node) MUST_CHECK;
