@@ -12,6 +12,10 @@
  * runs (hole n; zero n; data n: first location, consecutive slots, n packed 12-bit checks) or raw
  * when that is smaller; inner nodes as id list with a bitmap of present children.  FORMAT.md.
  *
+ * Crypto domains: leaves of a map with a domain (map_domain_set) are sealed under its leaf key when
+ * they are written; inner nodes, which hold ids only, never are.  A sealed leaf whose domain is
+ * locked is -ENOKEY to whoever needs its entries, and not damage.
+ *
  * RAM: decoded nodes in a cache bounded by map_bytes (clean ones are evicted, CLOCK); dirty ones
  * stay until maps_txg_committed().
  *
@@ -44,6 +48,17 @@ int maps_create(struct meta *meta, uint64_t limit_bytes, uint64_t next_node,
         struct maps **ret_maps) MUST_CHECK;
 void maps_free(struct maps *ms);
 /*
+ * Where leaf keys come from, and which domain a segment is of (to tell foreign entries).  Before
+ * any map is opened; without it, sealed leaves are locked.  keys is not owned and outlives maps.
+ */
+typedef uint32_t map_segment_domain_fn(void *arg, uint64_t segment);
+void maps_set_keys(struct maps *ms, struct keyring *keys, map_segment_domain_fn *fn, void *arg);
+/*
+ * Forgets (and overwrites) what the cache holds of clean leaves of a domain.  No image of it is
+ * open.
+ */
+void maps_domain_drop(struct maps *ms, uint32_t domain);
+/*
  * How often a node could not be read, but may be the next time.  While this does not change, each
  * -EIO is of damage that stays.  Any thread.
  */
@@ -58,6 +73,11 @@ int map_open(struct maps *ms, uint64_t image, struct map **ret_map) MUST_CHECK;
 void map_close(struct map *m); /* accepts NULL */
 /* Copies the counters and root as they are now (uncommitted changes included). */
 void map_row(struct map *m, struct image_row *ret_row);
+/*
+ * Leaves written from now on are sealed under this domain (0: in the clear).  Its key is held on to
+ * until the map is closed and clean.  -ENOKEY: locked; all is as before.  Any thread.
+ */
+int map_domain_set(struct map *m, uint32_t domain) MUST_CHECK;
 
 /* Entries of chunks [first, first+n), all within one leaf. */
 int map_get(struct map *m, uint64_t first, unsigned n, uint64_t *ret_entries) MUST_CHECK;
@@ -66,6 +86,12 @@ int map_get(struct map *m, uint64_t first, unsigned n, uint64_t *ret_entries) MU
  * when there is none (there is always a hole past the end of the tree).
  */
 int map_next(struct map *m, uint64_t first, bool hole, uint64_t *ret_chunk) MUST_CHECK;
+/*
+ * The first leaf >= first (a chunk, as all chunks here) that is stored under another domain, as of
+ * the last commit; IMAGE_CHUNKS_MAX: none.  -EIO: damage on the way.  Any thread.
+ */
+int map_next_foreign_leaf(
+        struct map *m, uint64_t first, uint32_t domain, uint64_t *ret_chunk) MUST_CHECK;
 
 /* --- txg thread only --- */
 /*
@@ -79,6 +105,8 @@ void maps_set_observer(struct maps *ms, map_entry_fn *added, map_entry_fn *dropp
  * MAP_KEEP stay as they are. */
 #define MAP_KEEP 1ull /* not a valid entry: state 1 */
 int map_set(struct map *m, uint64_t first, unsigned n, const uint64_t *entries) MUST_CHECK;
+/* Has the leaf that holds chunk written with the next transaction, if there is one. */
+int map_touch_leaf(struct map *m, uint64_t chunk) MUST_CHECK;
 /*
  * Makes [first, last) holes or zeros; drops whole subtrees (reads them for the counters and the
  * observer only, in bounded memory).  At an error the rest of the range is done all the same.
@@ -108,10 +136,16 @@ uint64_t maps_next_node(struct maps *ms);
  *
  * Damage does not stop it: leaf_fn is called with entries NULL and the first chunk of what is lost
  * (node_fn was called with its node and level just before), and -EIO is returned in the end.
+ *
+ * Nor does a leaf that is sealed and whose domain is locked: locked_fn is told of it instead of
+ * leaf_fn.  map_walk has none; it returns -ENOKEY in the end (-EIO if there was damage too).
  */
 typedef int map_node_fn(void *arg, uint64_t node, unsigned level);
 typedef int map_leaf_fn(void *arg, uint64_t first_chunk, const uint64_t entries[LEAF_CHUNKS]);
+typedef int map_locked_fn(void *arg, uint64_t first_chunk, uint32_t domain, bool foreign);
 int map_walk(struct map *m, map_node_fn *node_fn, map_leaf_fn *leaf_fn, void *arg) MUST_CHECK;
+int map_walk_locked(struct map *m, map_node_fn *node_fn, map_leaf_fn *leaf_fn,
+        map_locked_fn *locked_fn, void *arg) MUST_CHECK;
 
 struct maps_stats {
 	uint64_t bytes, limit_bytes, dirty_nodes;
@@ -123,10 +157,10 @@ void maps_stats_get(struct maps *ms, struct maps_stats *ret_stats);
  * values are entries, for an inner node child ids.
  */
 struct map_node {
-	unsigned level; /* 0: leaf */
-	uint64_t birth_txg;
+	uint16_t level;  /* 0: leaf */
+	bool foreign;    /* sealed, and refers to segments of other domains */
 	uint32_t domain; /* crypto domain that the leaf is sealed under; 0: in the clear */
-	bool foreign;    /* sealed: it refers to segments of other domains */
+	uint64_t birth_txg;
 	uint64_t values[LEAF_CHUNKS];
 };
 /* In the clear, whatever its domain.  buf holds NODE_BLOB_MAX; returns the length. */
