@@ -358,19 +358,6 @@ int map_set(struct map *m, uint64_t first, unsigned n, const uint64_t *entries)
 	return 0;
 }
 
-int map_touch_leaf(struct map *m, uint64_t chunk)
-{
-	const uint32_t index = (uint32_t)(chunk >> LEAF_SHIFT);
-	struct map_found found;
-	struct map_node body;
-	struct node *leaf;
-	const int r = map_find(m, 0, index, true, &found, &body);
-
-	if (r < 0 || map_is_marker(found.id))
-		return r;
-	return own(m, 0, index, false, &leaf);
-}
-
 struct fill {
 	struct map *m;
 	uint64_t first, last;

@@ -101,12 +101,12 @@ int map_next_foreign_leaf(
 typedef void map_entry_fn(void *arg, uint64_t entry);
 void maps_set_observer(struct maps *ms, map_entry_fn *added, map_entry_fn *dropped, void *arg);
 
-/* Sets entries of chunks [first, first+n), all within one leaf; slots of entries[] that are
- * MAP_KEEP stay as they are. */
+/*
+ * Sets entries of chunks [first, first+n), all within one leaf; slots of entries[] that are
+ * MAP_KEEP stay as they are.  The leaf is written with the next transaction even if all do.
+ */
 #define MAP_KEEP 1ull /* not a valid entry: state 1 */
 int map_set(struct map *m, uint64_t first, unsigned n, const uint64_t *entries) MUST_CHECK;
-/* Has the leaf that holds chunk written with the next transaction, if there is one. */
-int map_touch_leaf(struct map *m, uint64_t chunk) MUST_CHECK;
 /*
  * Makes [first, last) holes or zeros; drops whole subtrees (reads them for the counters and the
  * observer only, in bounded memory).  At an error the rest of the range is done all the same.

@@ -330,7 +330,7 @@ static int write_leaves(struct image *img, uint64_t off, const uint8_t *data, si
 	return 0;
 }
 
-int store_write(struct image *img, uint64_t off, const void *data, size_t len)
+int overlay_write(struct image *img, uint64_t off, const void *data, size_t len)
 {
 	struct store *s = img->store;
 	const unsigned g = atomic_load(&s->txg_open) & 1;
@@ -341,6 +341,26 @@ int store_write(struct image *img, uint64_t off, const void *data, size_t len)
 	atomic_fetch_add_explicit(&s->groups[g].bytes, len, memory_order_relaxed);
 	atomic_fetch_add_explicit(&s->count.written_bytes, len, memory_order_relaxed);
 	return r;
+}
+
+int store_write(struct image *img, uint64_t off, const void *data, size_t len)
+{
+	return image_locked(img) ? -ENOKEY : overlay_write(img, off, data, len);
+}
+
+int overlay_touch_leaf(struct image *img, uint64_t chunk)
+{
+	struct store *s = img->store;
+	const unsigned g = atomic_load(&s->txg_open) & 1;
+	const uint64_t index = chunk >> LEAF_SHIFT;
+	const unsigned bucket = bucket_of(img, index);
+
+	image_mark_dirty(img, g);
+	atomic_fetch_add_explicit(&s->groups[g].bytes, 1, memory_order_relaxed);
+	pthread_mutex_lock(shard_of(s, bucket));
+	const bool ok = leaf_get(&s->groups[g], g, bucket, img, index);
+	pthread_mutex_unlock(shard_of(s, bucket));
+	return ok ? 0 : -ENOMEM;
 }
 
 /* Sets n slots of one leaf to a constant: SLOT_HOLE or ENTRY_ZERO, or to entries[] where given. */
@@ -416,7 +436,7 @@ static int punch_chunks(struct image *img, uint64_t first, uint64_t last, bool z
 	return 0;
 }
 
-int store_punch(struct image *img, uint64_t off, uint64_t len, bool zero)
+int overlay_punch(struct image *img, uint64_t off, uint64_t len, bool zero)
 {
 	struct store *s = img->store;
 	const unsigned g = atomic_load(&s->txg_open) & 1;
@@ -444,6 +464,11 @@ int store_punch(struct image *img, uint64_t off, uint64_t len, bool zero)
 	return r;
 }
 
+int store_punch(struct image *img, uint64_t off, uint64_t len, bool zero)
+{
+	return image_locked(img) ? -ENOKEY : overlay_punch(img, off, len, zero);
+}
+
 int store_image_delete(struct store *s, uint64_t image)
 {
 	const unsigned g = atomic_load(&s->txg_open) & 1;
@@ -453,7 +478,9 @@ int store_image_delete(struct store *s, uint64_t image)
 	if (r < 0)
 		return r;
 	image_mark_dirty(img, g);
-	r = punch_leaves(img, g, 0, IMAGE_CHUNKS_MAX / LEAF_CHUNKS, false);
+	r = parked_drop(s, image);
+	if (r == 0)
+		r = punch_leaves(img, g, 0, IMAGE_CHUNKS_MAX / LEAF_CHUNKS, false);
 	if (r == 0) {
 		pthread_mutex_lock(&img->lock);
 		img->groups[g].deleted = true;
@@ -530,6 +557,8 @@ int store_share(struct image *src, uint64_t src_off, struct image *dst, uint64_t
 	int r = 0;
 
 	ASSERT(src_off % CHUNK_SIZE == 0 && dst_off % CHUNK_SIZE == 0 && len % CHUNK_SIZE == 0);
+	if (image_locked(src) || image_locked(dst))
+		return -ENOKEY;
 	image_mark_dirty(dst, g);
 	atomic_fetch_add_explicit(&s->groups[g].bytes, n, memory_order_relaxed);
 	while (done < n) {
