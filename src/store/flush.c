@@ -23,6 +23,7 @@
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "store/ilog-format.h"
 #include "store/store-priv.h"
 
 #define REPLACE_NS NS_PER_SEC

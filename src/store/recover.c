@@ -226,7 +226,7 @@ int recover(struct store *s, struct errmsg *em)
 		return errmsg_set(em, r, "cannot read what waits for a key: %s", strerror(-r));
 	r = ilog_replay(s->log, st->log_epoch, st->log_tail_off, st->log_tail_seq, replay_record, s,
 	        &off, &seq, em);
-	if (r == -EUCLEAN && em->text[0])
+	if (r == -EUCLEAN && em && em->text[0])
 		return r;
 	if (r == 0)
 		r = images_each(s, policy_again, NULL);

@@ -157,7 +157,7 @@ static int open_parts(struct store *s, struct errmsg *em)
 	        .meta = c->meta,
 	        .next_segment = s->state.next_segment,
 	        .table_bytes = TABLE_BYTES,
-	        .hasher = &s->hasher,
+	        .keyring = s->keyring,
 	        .read_only = c->read_only,
 	};
 	struct segments_config with_uuid = sc;
@@ -224,8 +224,13 @@ int store_open(const struct store_config *cfg, struct store **ret_store, struct 
 		errmsg_set(em, r, "cannot read the datastore's state: %s", strerror(-r));
 		goto fail;
 	}
-	chunk_hasher_init(&s->hasher, s->state.domain_key);
 	memcpy(s->uuid, s->state.uuid, sizeof(s->uuid));
+	r = cfg->keyring ? 0 : keyring_new(s->uuid, s->state.domain_key, &s->own_keyring);
+	if (r < 0) {
+		errmsg_set(em, r, "cannot start the store: %s", strerror(-r));
+		goto fail;
+	}
+	s->keyring = cfg->keyring ? cfg->keyring : s->own_keyring;
 	s->index_txg = s->state.txg;
 	atomic_store(&s->txg.committed, s->state.txg);
 	atomic_store(&s->txg_open, s->state.txg + 1);
