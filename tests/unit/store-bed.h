@@ -72,33 +72,6 @@ static inline void bed_opened(void *arg, struct store *s)
 	((struct bed *)arg)->store = s;
 }
 
-static inline int bed_policy(void *arg, uint64_t image, struct image_policy *ret_policy)
-{
-	const struct bed *b = arg;
-
-	*ret_policy = b->policies[image % ARRAY_SIZE(b->policies)];
-	return 0;
-}
-
-/* A keyring of the test's own, empty but for domain 0. */
-static inline void bed_keys(struct bed *b)
-{
-	struct meta *m = fake_meta_port(b->meta);
-	struct store_state state;
-
-	assert_int_equal(m->ops->state_get(m, &state), 0);
-	assert_int_equal(keyring_new(state.uuid, state.domain_key, &b->keys), 0);
-	b->cfg.keyring = b->keys;
-}
-
-static inline void bed_key_add(struct bed *b, uint32_t domain)
-{
-	uint8_t key[SEAL_KEY_LEN];
-
-	memset(key, (int)domain, sizeof(key));
-	assert_int_equal(keyring_add(b->keys, domain, key), 0);
-}
-
 static inline int bed_try_open(struct bed *b)
 {
 	struct errmsg em = {{0}};
@@ -155,7 +128,6 @@ static inline void bed_free(struct bed *b)
 	store_abandon(b->store);
 	fake_meta_free(b->meta);
 	iosim_free(b->sim);
-	keyring_free(b->keys);
 }
 
 static inline struct image *bed_image(struct bed *b, uint64_t id)
