@@ -10,8 +10,14 @@
  * the domain's keys (map_domain_set).
  */
 #include <errno.h>
+#include <time.h>
 
+#include "base/clock.h"
 #include "store/store-priv.h"
+
+/* How long readers in the background may hold on to an image. */
+#define LOCK_WAIT_NS  (10 * NS_PER_SEC)
+#define LOCK_SLEEP_NS (10 * NS_PER_MS)
 
 uint32_t domain_of_segment(void *arg, uint64_t segment)
 {
@@ -141,9 +147,36 @@ static int lock_image(void *arg, struct image *img)
 	return 0;
 }
 
-static int forget_key(void *arg, struct image *img)
+static int domain_used(void *arg, struct image *img)
 {
-	return image_policy(img).domain == *(const uint32_t *)arg ? map_domain_set(img->map, 0) : 0;
+	return image_policy(img).domain == *(const uint32_t *)arg ? -EBUSY : 0;
+}
+
+/* Until read-ahead and the committed group have let go of the domain's images. */
+static int images_wait(struct store *s, uint32_t domain)
+{
+	const struct timespec pause = {0, LOCK_SLEEP_NS};
+	const uint64_t until_ns = clock_now_ns() + LOCK_WAIT_NS;
+	int r = images_each(s, domain_used, &domain);
+
+	while (r == -EBUSY && clock_now_ns() < until_ns) {
+		nanosleep(&pause, NULL);
+		r = images_each(s, domain_used, &domain);
+	}
+	return r;
+}
+
+static int caches_drop(struct store *s, uint32_t domain)
+{
+	CLEANUP(free_ptr) uint64_t *ids = NULL;
+	size_t n = 0;
+	const int r = segments_of_domain(s->segments, domain, &ids, &n);
+
+	if (r < 0)
+		return r;
+	cache_drop_segments(s->cache, ids, n);
+	maps_domain_drop(s->maps, domain);
+	return 0;
 }
 
 int store_domain_lock(struct store *s, uint32_t domain)
@@ -155,13 +188,12 @@ int store_domain_lock(struct store *s, uint32_t domain)
 	pthread_rwlock_unlock(&s->gate);
 	if (r == 0)
 		r = store_sync(s);
-	if (r < 0) {
-		const int again = images_each(s, update, NULL);
-		return again < 0 ? again : r;
-	}
-	r = images_each(s, forget_key, &domain);
-	maps_domain_drop(s->maps, domain);
-	return r;
+	if (r == 0)
+		r = images_wait(s, domain);
+	if (r == 0)
+		return caches_drop(s, domain);
+	const int again = images_each(s, update, NULL); /* as before */
+	return again < 0 ? again : r;
 }
 
 int domain_wipe_log_and_meta(struct store *s)

@@ -237,7 +237,9 @@ static int sweep_segment(
 	}
 	/* live_chunks of the row: what the present generation holds. */
 	const unsigned held = MIN(row->live_chunks, row->slots);
-	if (held > live && (p->full || live * 100 < held * REWRITE_PERCENT)) {
+	/* Asked first: what is wholly alive is done with. */
+	if (segments_wipe_wanted(ss, row->id, live) ||
+	        (held > live && (p->full || live * 100 < held * REWRITE_PERCENT))) {
 		const int r = segments_rewrite(ss, row->id, &set->bits[i], NULL, 0, &written);
 		if (r == 0) {
 			p->report->segments_rewritten++;

@@ -229,6 +229,8 @@ struct store {
 	pthread_mutex_t shards[OVERLAY_SHARDS];
 	pthread_mutex_t rows_lock;
 
+	pthread_mutex_t wipe_lock; /* outermost: one wiping at a time */
+
 	pthread_mutex_t images_lock;
 	struct image **images; /* IMAGE_BUCKETS */
 
@@ -281,7 +283,7 @@ int images_each(struct store *s, image_fn *fn, void *arg) MUST_CHECK;
 struct image_policy image_policy(const struct image *img);
 /* Asks the layer above for it.  Gate open. */
 int image_policy_ask(struct image *img) MUST_CHECK;
-/* The key of its domain is there. */
+/* The key of its domain is there, or (recovery) will be asked for later. */
 bool image_unlocked(const struct image *img);
 /* Any thread. */
 void image_cost_add(struct image *img, const struct policy_cost *cost);
@@ -324,6 +326,11 @@ void overlay_view(struct image *img, uint64_t first, unsigned n, struct ov_view 
 void ov_view_release(struct store *s, struct ov_view *v);
 /* Makes one chunk share a map entry (recovery). */
 int overlay_set(struct image *img, uint64_t chunk, uint64_t entry) MUST_CHECK;
+/*
+ * The content that the map has of a chunk anyway, to be stored anew; unless the active group has
+ * something to say about it.  Not logged.  Inside the gate.
+ */
+int overlay_put_same(struct image *img, uint64_t chunk, const void *data) MUST_CHECK;
 /* Nothing of the image is in the overlay. */
 bool overlay_clean(struct image *img);
 /*

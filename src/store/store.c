@@ -128,6 +128,7 @@ static void init_locks(struct store *s)
 	pthread_cond_init(&s->flush.cond, NULL);
 	pthread_mutex_init(&s->rows_lock, NULL);
 	pthread_mutex_init(&s->images_lock, NULL);
+	pthread_mutex_init(&s->wipe_lock, NULL);
 	pthread_mutex_init(&s->txg.lock, NULL);
 	pthread_mutex_init(&s->flush.lock, NULL);
 	pthread_mutex_init(&s->read_lock, NULL);
