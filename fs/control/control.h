@@ -84,6 +84,7 @@ struct control_op {
 };
 extern const struct control_op control_ops[];        /* ops.c */
 extern const struct control_op control_filter_ops[]; /* filter-ops.c */
+extern const struct control_op keys_ops[];           /* fs/filter/keys-ops.c */
 
 /* Parses a line as a client sent it (any bytes, no terminator needed).  -EBADMSG with em. */
 int control_request_parse(const char *line, size_t len, struct control_request *ret_req,

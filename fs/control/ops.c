@@ -35,8 +35,8 @@ static int run_images(struct control_context *ctx, const struct control_request 
 	return report_images(ctx->ds, ctx->progress, ctx->arg, ret_json, em);
 }
 
-static int run_gc(struct control_context *ctx, const struct control_request *req,
-        json_t **ret_json, struct errmsg *em)
+static int run_gc(struct control_context *ctx, const struct control_request *req, json_t **ret_json,
+        struct errmsg *em)
 {
 	struct gc_report g = {0};
 	const int r = store_gc(ctx->ds->store, req->full, ctx->progress, ctx->arg, &g);

@@ -13,8 +13,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "fs/filter/keys.h"
-
 enum field_kind { FIELD_TEXT, FIELD_TEXTS, FIELD_FLAG, FIELD_NUMBER };
 
 struct field {
@@ -54,8 +52,8 @@ static void text_wipe(const json_t *json, const char *name)
 
 	/* The library gives its own buffer; nobody reads it after this. */
 	if (json_is_string(value))
-		explicit_bzero((void *)(uintptr_t)json_string_value(value),
-		        json_string_length(value));
+		explicit_bzero(
+		        (void *)(uintptr_t)json_string_value(value), json_string_length(value));
 }
 
 void control_request_release(struct control_request *req)
@@ -92,8 +90,8 @@ static int op_find(const json_t *name, const struct control_op **ret_op, struct 
 	return 0;
 }
 
-static int texts_take(struct control_texts *texts, const char *name, const json_t *list,
-        struct errmsg *em)
+static int texts_take(
+        struct control_texts *texts, const char *name, const json_t *list, struct errmsg *em)
 {
 	const size_t n = json_array_size(list);
 
@@ -112,9 +110,8 @@ static int texts_take(struct control_texts *texts, const char *name, const json_
 	return 0;
 }
 
-static int number_take(
-        struct control_request *req, uint64_t *number, const json_t *value, const char *name,
-        struct errmsg *em)
+static int number_take(struct control_request *req, uint64_t *number, const json_t *value,
+        const char *name, struct errmsg *em)
 {
 	if (!json_is_integer(value) || json_integer_value(value) < 0)
 		return errmsg_set(em, -EBADMSG, "'%s' must be a number", name);
@@ -123,8 +120,8 @@ static int number_take(
 	return 0;
 }
 
-static int field_take(struct control_request *req, const struct field *f, const json_t *value,
-        struct errmsg *em)
+static int field_take(
+        struct control_request *req, const struct field *f, const json_t *value, struct errmsg *em)
 {
 	void *to = (char *)req + f->at;
 
@@ -157,8 +154,7 @@ static int fields_take(struct control_request *req, struct errmsg *em)
 		if (value)
 			r = field_take(req, f, value, em);
 		else if (f->need & req->op->needs)
-			r = errmsg_set(
-			        em, -EBADMSG, "'%s' needs '%s'", req->op->name, f->name);
+			r = errmsg_set(em, -EBADMSG, "'%s' needs '%s'", req->op->name, f->name);
 	}
 	return r;
 }

@@ -15,14 +15,20 @@
  * rows_end, change_domain) and adds its requests to keys_ops, which the control server finds by
  * name; it needs nothing else of the manager.
  *
- * Threads: any; callers may hold the manager's change lock, never the gate, unless a function says
- * otherwise.  A lock of this module comes after the change lock.
+ * Opening an image.  Whoever opens one asks keys_check_domain while it holds the image's lock, and
+ * shows the image as open before it lets go of it: locking a key takes the permission back first and
+ * then looks, under that lock, for images that are open.
+ *
+ * Threads: any; keys_domain_for and keys_check_domain may be called with any lock held but a state
+ * lock, the others with none; no function inside the gate.
  */
 #pragma once
 
+#include <jansson.h>
+
 #include "base/errmsg.h"
 
-struct control_op;
+struct ns;
 struct keys;
 struct manager;
 
@@ -45,5 +51,11 @@ int keys_check_domain(struct manager *m, uint32_t domain, struct errmsg *em) MUS
  */
 void keys_domain_left(struct manager *m, uint32_t domain);
 
-/* The key-* requests (fs/control/PROTOCOL.md), ended by a NULL name (fs/control/control.h). */
-extern const struct control_op keys_ops[];
+/*
+ * For a mount option: unlocks with a key file, which is read here.  After manager_new; the images of
+ * the key can be opened then.
+ */
+int keys_unlock_file(
+        struct manager *m, const char *name, const char *path, struct errmsg *em) MUST_CHECK;
+/* What key-list answers, without a daemon: all keys are locked. */
+int keys_report(struct ns *ns, json_t **ret_json) MUST_CHECK;

@@ -37,14 +37,14 @@ int manager_start(struct manager *m, struct errmsg *em) MUST_CHECK;
  * work.  Before the control server is quiesced.  Accepts NULL.
  */
 void manager_stop(struct manager *m);
+/*
+ * Records what stages said last; nothing is said after it.  After vfs_detach, before the datastore
+ * is closed.  Accepts NULL.
+ */
+void manager_quiet(struct manager *m);
 /* After the datastore is closed; no file is open.  Accepts NULL. */
 void manager_free(struct manager *m);
 struct vfs_filters manager_filters(struct manager *m);
-/*
- * Part of store_hooks.collect_rows, beside vfs_collect_rows: the state that stages have put since
- * last time, of one image or (0: a group is frozen) of all.
- */
-void manager_collect(struct manager *m, uint64_t image);
 /* store_hooks.policy, with the manager's namespace: reads manifests only. */
 int manager_policy(void *ns, uint64_t image, struct image_policy *ret_policy);
 
@@ -79,5 +79,10 @@ int manager_policy_delete(struct manager *m, const struct filter_caller *who, co
 int manager_quarantine_lift(struct manager *m, const struct filter_caller *who, const char *target,
         struct errmsg *em) MUST_CHECK;
 
+/* filter-list and filter-cost of PROTOCOL.md; what needs no daemon is in report.h. */
+int manager_list(
+        struct manager *m, const char *target, json_t **ret_json, struct errmsg *em) MUST_CHECK;
+int manager_cost(
+        struct manager *m, const char *target, json_t **ret_json, struct errmsg *em) MUST_CHECK;
 /* Adds alerts, unopenable and jobs to a status. */
 int manager_status(struct manager *m, json_t *status) MUST_CHECK;

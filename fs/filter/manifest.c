@@ -78,9 +78,8 @@ char *manifest_item_encode(const struct stack_item *item, uint32_t domain)
 	char *text = NULL;
 	json_t *json = json_pack("{s:s, s:I, s:s, s:I, s:o, s:s, s:b}", "type", item->type_name,
 	        "version", (json_int_t)item->type_version, "class", stage_class_name(item->class),
-	        "capabilities", (json_int_t)item->capabilities, "settings",
-	        given_json(item->given), "state", state_names[item->state], "forced",
-	        item->forced);
+	        "capabilities", (json_int_t)item->capabilities, "settings", given_json(item->given),
+	        "state", state_names[item->state], "forced", item->forced);
 	bool good = json;
 
 	if (good && item->class == STAGE_ENCRYPT)
@@ -185,8 +184,7 @@ static int item_decode(json_t *json, struct stack_item *item, uint32_t *ret_doma
 	if (!item->given)
 		return -ENOMEM;
 	item->type = stage_type_find(item->type_name);
-	if (item->type &&
-	        settings_parse(item->type->settings, texts, n, &item->settings, NULL) < 0)
+	if (item->type && settings_parse(item->type->settings, texts, n, &item->settings, NULL) < 0)
 		item->type = NULL;
 	return 0;
 }

@@ -35,7 +35,8 @@ struct manifest {
 };
 
 /* Never -ENOENT: an inode without attachments has an empty one. */
-int manifest_load(struct ns *ns, uint64_t ino, struct manifest **ret_m, struct errmsg *em) MUST_CHECK;
+int manifest_load(
+        struct ns *ns, uint64_t ino, struct manifest **ret_m, struct errmsg *em) MUST_CHECK;
 int manifest_copy(const struct manifest *from, struct manifest **ret_m) MUST_CHECK;
 void manifest_free(struct manifest *m); /* accepts NULL */
 void manifest_freep(struct manifest **m);

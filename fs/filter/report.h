@@ -13,8 +13,8 @@
 /* The types that this program has. */
 int filter_report_types(json_t **ret_json, struct errmsg *em) MUST_CHECK;
 /* target: path in the mount, "" the datastore.  Without counters and accounts. */
-int filter_report_list(struct datastore *ds, const char *target, json_t **ret_json,
-        struct errmsg *em) MUST_CHECK;
+int filter_report_list(
+        struct datastore *ds, const char *target, json_t **ret_json, struct errmsg *em) MUST_CHECK;
 int filter_report_policies(struct datastore *ds, json_t **ret_json, struct errmsg *em) MUST_CHECK;
 /* target "": all entries; expect may be NULL. */
 int filter_report_audit(struct datastore *ds, const char *target, bool verify, const char *expect,
