@@ -20,6 +20,7 @@ const struct command *const commands[] = {
         &cmd_images,
         &cmd_check,
         &cmd_gc,
+        &cmd_key,
         &cmd_help,
         NULL,
 };
