@@ -23,6 +23,7 @@ const struct command *const commands[] = {
         &cmd_filter,
         &cmd_policy,
         &cmd_audit,
+        &cmd_key,
         &cmd_help,
         NULL,
 };
