@@ -5,8 +5,9 @@
  * time: the writer to the txg thread, a reader to whoever took it from the pool (meta.c).
  *
  * All connections leave the WAL alone when they close and never checkpoint by themselves: when that
- * is done is decided in meta.c, by the writer.  secure_delete is off, since a distribution may have
- * it on by default and zeroing freed pages doubles the cost of node updates.
+ * is done is decided in meta.c, by the writer.  secure_delete is FAST: what is deleted or replaced is zeroed in the
+ * pages that are written anyway.  Pages that become free as a whole are not, since writing those as
+ * well doubles the cost of node updates: meta_scrub() overwrites them when it matters.
  */
 #include "meta/db.h"
 
@@ -28,6 +29,25 @@
 	"id, gen, tier, domain, state, bytes, slots, live_chunks, live_bytes, file_bytes, "        \
 	"created_txg"
 
+#define RECORD_SQL(table, name)                                                                    \
+	[STMT_RECORD_FIRST + (table - 1) * RECORD_STMTS +                                          \
+	        RECORD_STMT_GET] = "SELECT value FROM " name " WHERE owner = ? AND id = ?",        \
+	        [STMT_RECORD_FIRST + (table - 1) * RECORD_STMTS + RECORD_STMT_EACH] =              \
+	                "SELECT owner, id, value FROM " name                                       \
+	                " WHERE owner = ? AND id >= ? ORDER BY id LIMIT ?",                        \
+	        [STMT_RECORD_FIRST + (table - 1) * RECORD_STMTS + RECORD_STMT_EACH_OWNER] =        \
+	                "SELECT owner, id, value FROM " name                                       \
+	                " WHERE (owner, id) >= (?, ?) ORDER BY owner, id LIMIT ?",                 \
+	        [STMT_RECORD_FIRST + (table - 1) * RECORD_STMTS + RECORD_STMT_BEFORE] =            \
+	                "SELECT id FROM " name                                                     \
+	                " WHERE owner = ? AND id <= ? ORDER BY id DESC LIMIT 1",                   \
+	        [STMT_RECORD_FIRST + (table - 1) * RECORD_STMTS + RECORD_STMT_PUT] =               \
+	                "INSERT OR REPLACE INTO " name " (owner, id, value) VALUES (?, ?, ?)",     \
+	        [STMT_RECORD_FIRST + (table - 1) * RECORD_STMTS + RECORD_STMT_DEL] =               \
+	                "DELETE FROM " name " WHERE owner = ? AND id = ?",                         \
+	        [STMT_RECORD_FIRST + (table - 1) * RECORD_STMTS + RECORD_STMT_DEL_ALL] =           \
+	                "DELETE FROM " name " WHERE owner = ?"
+
 static const char *const stmt_sql[STMT_COUNT] = {
         [STMT_BEGIN] = "BEGIN IMMEDIATE",
         [STMT_COMMIT] = "COMMIT",
@@ -40,10 +60,11 @@ static const char *const stmt_sql[STMT_COUNT] = {
                 " log_tail_off = ?, log_tail_seq = ? WHERE id = 1",
         [STMT_INFO_GET] =
                 "SELECT uuid, index_bytes, log_bytes, created_ns FROM datastore WHERE id = 1",
-        [STMT_NEXT_GET] = "SELECT next_ino, next_dirent FROM datastore WHERE id = 1",
-        [STMT_NEXT_RAISE] = "UPDATE datastore SET next_ino = max(next_ino, ?1), next_dirent = "
-                            "max(next_dirent, ?2)"
-                            " WHERE id = 1 AND (next_ino < ?1 OR next_dirent < ?2)",
+        [STMT_NEXT_GET] = "SELECT next_ino, next_dirent, next_number FROM datastore WHERE id = 1",
+        [STMT_NEXT_RAISE] =
+                "UPDATE datastore SET next_ino = max(next_ino, ?1), next_dirent = max(next_dirent,"
+                " ?2), next_number = max(next_number, ?3) WHERE id = 1 AND"
+                " (next_ino < ?1 OR next_dirent < ?2 OR next_number < ?3)",
         [STMT_NODE_GET] = "SELECT blob FROM node WHERE id = ?",
         [STMT_NODE_EACH] = "SELECT id FROM node WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?",
         [STMT_NODE_PUT] = "INSERT OR REPLACE INTO node (id, blob) VALUES (?, ?)",
@@ -59,6 +80,12 @@ static const char *const stmt_sql[STMT_COUNT] = {
         [STMT_SEGMENT_PUT] = "INSERT OR REPLACE INTO segment (" SEGMENT_COLUMNS ")"
                              " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [STMT_SEGMENT_DEL] = "DELETE FROM segment WHERE id = ?",
+        [STMT_PARKED_EACH] = "SELECT image, id, blob FROM parked WHERE (image, id) > (?, ?)"
+                             " ORDER BY image, id LIMIT 1",
+        [STMT_PARKED_PUT] = "INSERT OR REPLACE INTO parked (image, id, blob) VALUES (?, ?, ?)",
+        [STMT_PARKED_DEL] = "DELETE FROM parked WHERE image = ? AND id = ?",
+        [STMT_PARKED_DEL_ALL] = "DELETE FROM parked WHERE image = ?",
+        [STMT_PARKED_FILL] = "INSERT INTO parked (image, id, blob) VALUES (0, ?, zeroblob(?))",
         [STMT_INODE_GET] = "SELECT " INODE_COLUMNS " FROM inode WHERE ino = ?",
         [STMT_INODE_EACH] =
                 "SELECT " INODE_COLUMNS " FROM inode WHERE ino >= ? ORDER BY ino LIMIT ?",
@@ -83,6 +110,14 @@ static const char *const stmt_sql[STMT_COUNT] = {
         [STMT_XATTR_PUT] = "INSERT OR REPLACE INTO xattr (ino, name, value) VALUES (?, ?, ?)",
         [STMT_XATTR_DEL] = "DELETE FROM xattr WHERE ino = ? AND name = ?",
         [STMT_XATTR_DEL_ALL] = "DELETE FROM xattr WHERE ino = ?",
+        RECORD_SQL(RECORD_ATTACHMENT, "attachment"),
+        RECORD_SQL(RECORD_FILTER_STATE, "filter_state"),
+        RECORD_SQL(RECORD_POLICY, "policy"),
+        RECORD_SQL(RECORD_JOB, "job"),
+        RECORD_SQL(RECORD_KEY, "key"),
+        RECORD_SQL(RECORD_KEYSLOT, "keyslot"),
+        RECORD_SQL(RECORD_AUDIT, "audit"),
+        RECORD_SQL(RECORD_FLAG, "flag"),
 };
 
 int db_errno(int rc)
@@ -184,6 +219,27 @@ void db_bind_bytes(sqlite3_stmt *st, int param, const void *data, size_t len)
 	sqlite3_bind_blob64(st, param, len ? data : "", len, SQLITE_STATIC);
 }
 
+void db_bind_text(sqlite3_stmt *st, int param, const void *data, size_t len)
+{
+	sqlite3_bind_text64(st, param, len ? data : "", len, SQLITE_STATIC, SQLITE_UTF8);
+}
+
+/* NULL with bytes to come means that its pages could not be read. */
+int db_bytes(struct db *d, sqlite3_stmt *st, int col, const void **ret_p, size_t *ret_len)
+{
+	const void *p = sqlite3_column_blob(st, col);
+	const size_t len = (size_t)sqlite3_column_bytes(st, col);
+
+	if (!p) {
+		const int r = db_errno(sqlite3_errcode(d->handle));
+		if (r < 0)
+			return r;
+	}
+	*ret_p = p;
+	*ret_len = len;
+	return 0;
+}
+
 uint64_t db_u64(sqlite3_stmt *st, int col)
 {
 	return (uint64_t)sqlite3_column_int64(st, col);
@@ -217,7 +273,7 @@ static int configure(struct db *d, enum db_role role)
 	if (r < 0 || role == DB_READER)
 		return r;
 	sqlite3_wal_hook(d->handle, on_commit, d); /* instead of autocheckpoint's */
-	snprintf(sql, sizeof(sql), "PRAGMA secure_delete = OFF; PRAGMA journal_size_limit = %u;",
+	snprintf(sql, sizeof(sql), "PRAGMA secure_delete = FAST; PRAGMA journal_size_limit = %u;",
 	        WAL_KEEP_BYTES);
 	return db_exec(d, sql);
 }

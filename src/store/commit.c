@@ -477,14 +477,6 @@ static int policy_take(struct worker *w, const struct image *img)
 	if (r < 0)
 		return r;
 	w->crypto = keyring_get(w->store->keyring, w->policy.domain);
-	if (!w->crypto && w->store->recovering) {
-		/*
-		 * The log had it in the clear: it was written before the image was to be sealed, and
-		 * will be moved by whoever goes on with that.
-		 */
-		w->policy.domain = 0;
-		w->crypto = keyring_get(w->store->keyring, 0);
-	}
 	return w->crypto ? 0 : -ENOKEY;
 }
 

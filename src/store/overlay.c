@@ -330,19 +330,37 @@ static int write_leaves(struct image *img, uint64_t off, const uint8_t *data, si
 	return 0;
 }
 
-int store_write(struct image *img, uint64_t off, const void *data, size_t len)
+int overlay_write(struct image *img, uint64_t off, const void *data, size_t len)
 {
 	struct store *s = img->store;
 	const unsigned g = atomic_load(&s->txg_open) & 1;
 
 	ASSERT(off <= IMAGE_SIZE_MAX && len <= IMAGE_SIZE_MAX - off);
-	if (!image_unlocked(img))
-		return -ENOKEY;
 	image_mark_dirty(img, g);
 	const int r = write_leaves(img, off, data, len);
 	atomic_fetch_add_explicit(&s->groups[g].bytes, len, memory_order_relaxed);
 	atomic_fetch_add_explicit(&s->count.written_bytes, len, memory_order_relaxed);
 	return r;
+}
+
+int store_write(struct image *img, uint64_t off, const void *data, size_t len)
+{
+	return image_locked(img) ? -ENOKEY : overlay_write(img, off, data, len);
+}
+
+int overlay_touch_leaf(struct image *img, uint64_t chunk)
+{
+	struct store *s = img->store;
+	const unsigned g = atomic_load(&s->txg_open) & 1;
+	const uint64_t index = chunk >> LEAF_SHIFT;
+	const unsigned bucket = bucket_of(img, index);
+
+	image_mark_dirty(img, g);
+	atomic_fetch_add_explicit(&s->groups[g].bytes, 1, memory_order_relaxed);
+	pthread_mutex_lock(shard_of(s, bucket));
+	const bool ok = leaf_get(&s->groups[g], g, bucket, img, index);
+	pthread_mutex_unlock(shard_of(s, bucket));
+	return ok ? 0 : -ENOMEM;
 }
 
 int overlay_put_same(struct image *img, uint64_t chunk, const void *data)
@@ -444,15 +462,13 @@ static int punch_chunks(struct image *img, uint64_t first, uint64_t last, bool z
 	return 0;
 }
 
-int store_punch(struct image *img, uint64_t off, uint64_t len, bool zero)
+int overlay_punch(struct image *img, uint64_t off, uint64_t len, bool zero)
 {
 	struct store *s = img->store;
 	const unsigned g = atomic_load(&s->txg_open) & 1;
 	const uint64_t end = off + len;
 
 	ASSERT(off <= IMAGE_SIZE_MAX && len <= IMAGE_SIZE_MAX - off);
-	if (!image_unlocked(img))
-		return -ENOKEY;
 	image_mark_dirty(img, g);
 	atomic_fetch_add_explicit(&s->groups[g].bytes, 1, memory_order_relaxed);
 	const uint64_t c0 = DIV_UP(off, CHUNK_SIZE), c1 = end / CHUNK_SIZE;
@@ -474,6 +490,11 @@ int store_punch(struct image *img, uint64_t off, uint64_t len, bool zero)
 	return r;
 }
 
+int store_punch(struct image *img, uint64_t off, uint64_t len, bool zero)
+{
+	return image_locked(img) ? -ENOKEY : overlay_punch(img, off, len, zero);
+}
+
 int store_image_delete(struct store *s, uint64_t image)
 {
 	const unsigned g = atomic_load(&s->txg_open) & 1;
@@ -483,7 +504,9 @@ int store_image_delete(struct store *s, uint64_t image)
 	if (r < 0)
 		return r;
 	image_mark_dirty(img, g);
-	r = punch_leaves(img, g, 0, IMAGE_CHUNKS_MAX / LEAF_CHUNKS, false);
+	r = parked_drop(s, image);
+	if (r == 0)
+		r = punch_leaves(img, g, 0, IMAGE_CHUNKS_MAX / LEAF_CHUNKS, false);
 	if (r == 0) {
 		pthread_mutex_lock(&img->lock);
 		img->groups[g].deleted = true;
@@ -583,7 +606,7 @@ int store_share(struct image *src, uint64_t src_off, struct image *dst, uint64_t
 	ASSERT(src_off % CHUNK_SIZE == 0 && dst_off % CHUNK_SIZE == 0 && len % CHUNK_SIZE == 0);
 	if (image_policy(src).domain != image_policy(dst).domain)
 		return -EXDEV;
-	if (!image_unlocked(dst))
+	if (image_locked(src) || image_locked(dst))
 		return -ENOKEY;
 	image_mark_dirty(dst, g);
 	atomic_fetch_add_explicit(&s->groups[g].bytes, n, memory_order_relaxed);

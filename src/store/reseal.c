@@ -14,21 +14,19 @@
  * are inside the gate, so the third look sees it; what was written before and committed since is seen
  * by the second.
  *
+ * Leaves of the map are moved in the same way: each that is stored under another domain is touched,
+ * so that the next group writes it again.
+ *
  * A group that was frozen before the policy changed may still be stored as the old policy said: it is
  * waited for first.
  */
 #include <errno.h>
 
-#include "base/clock.h"
 #include "base/log.h"
 #include "crypto/kdf.h"
 #include "store/store-priv.h"
 
 #define BATCH_CHUNKS 32u
-
-/* How long readers in the background and the collector may hold on to an image. */
-#define LOCK_WAIT_NS  (10 * NS_PER_SEC)
-#define LOCK_SLEEP_NS (10 * NS_PER_SEC / 1000)
 
 struct reseal {
 	struct image *img;
@@ -188,6 +186,25 @@ static int range_reseal(struct reseal *rs, uint64_t chunk, uint64_t end)
 	return 0;
 }
 
+/* Leaves with chunks in [chunk, end). */
+static int leaves_reseal(struct reseal *rs, uint64_t chunk, uint64_t end)
+{
+	struct store *s = rs->img->store;
+
+	for (;;) {
+		int r = map_next_foreign_leaf(rs->img->map, chunk, rs->domain, &chunk);
+		if (r < 0 || chunk >= end)
+			return r;
+		store_enter(s);
+		r = overlay_touch_leaf(rs->img, chunk);
+		store_leave(s);
+		if (r < 0)
+			return r;
+		rs->found++;
+		chunk += LEAF_CHUNKS;
+	}
+}
+
 int store_reseal(struct image *img, uint64_t off, uint64_t len, uint64_t *ret_chunks)
 {
 	struct store *s = img->store;
@@ -206,6 +223,8 @@ int store_reseal(struct image *img, uint64_t off, uint64_t len, uint64_t *ret_ch
 	rs->domain = image_policy(img).domain;
 	if (r == 0)
 		r = range_reseal(rs, off / CHUNK_SIZE, DIV_UP(off + len, CHUNK_SIZE));
+	if (r == 0)
+		r = leaves_reseal(rs, off / CHUNK_SIZE, DIV_UP(off + len, CHUNK_SIZE));
 	key_wipe(rs->data, sizeof(rs->data));
 	if (r == 0)
 		r = rs->error;
@@ -229,44 +248,10 @@ int store_wipe_dead(struct store *s, uint32_t domain, gc_progress_fn *fn, void *
 	if (r == 0)
 		r = segments_remove_orphans(s->segments, &n_orphans);
 	const int ended = segments_wipe_end(s->segments);
+	if (r == 0)
+		r = ended;
+	if (r == 0)
+		r = domain_wipe_log_and_meta(s);
 	pthread_mutex_unlock(&s->wipe_lock);
-	return r < 0 ? r : ended;
-}
-
-/* --- locking a domain --- */
-
-static int domain_used(void *arg, struct image *img)
-{
-	return image_policy(img).domain == *(const uint32_t *)arg ? -EBUSY : 0;
-}
-
-/* Until read-ahead, the collector and the committed group have let go of the domain's images. */
-static int images_wait(struct store *s, uint32_t domain)
-{
-	const struct timespec pause = {0, LOCK_SLEEP_NS};
-	/* Without threads of our own, nobody will let go. */
-	const uint64_t until_ns = clock_now_ns() + (s->cfg.manual ? 0 : LOCK_WAIT_NS);
-	int r = images_each(s, domain_used, &domain);
-
-	while (r == -EBUSY && clock_now_ns() < until_ns) {
-		nanosleep(&pause, NULL);
-		r = images_each(s, domain_used, &domain);
-	}
-	return r;
-}
-
-int store_domain_lock(struct store *s, uint32_t domain)
-{
-	CLEANUP(free_ptr) uint64_t *ids = NULL;
-	size_t n = 0;
-
-	ASSERT(domain != 0);
-	int r = s->cfg.read_only ? 0 : store_sync(s);
-	if (r == 0)
-		r = images_wait(s, domain);
-	if (r == 0)
-		r = segments_of_domain(s->segments, domain, &ids, &n);
-	if (r == 0)
-		cache_drop_segments(s->cache, ids, n);
 	return r;
 }
