@@ -392,7 +392,7 @@ static void a_write_that_comes_between_wins(void **state)
 	bed_punch(img, 128 << 10, 64 << 10, false);
 	assert_int_equal(store_reseal(img, 0, MIB, &found), 0);
 	assert_int_equal(found, LEAF_CHUNKS - 32 + 1); /* and the leaf */
-	bed_write(img, 512 << 10, 64 << 10, 9); /* over what was put there */
+	bed_write(img, 512 << 10, 64 << 10, 9);        /* over what was put there */
 	assert_int_equal(store_sync(b.store), 0);
 	bed_expect(img, 0, 64 << 10, 8);
 	bed_expect(img, 128 << 10, 64 << 10, 0);
