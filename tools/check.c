@@ -142,7 +142,7 @@ static void locked_print(const struct check_summary *s)
 		        text_count(a, s->parked_records, "log record"));
 	if (s->locked_leaves || s->locked_frames || s->locked_records)
 		printf("encrypted and not looked into: %s, %s, %s (--key FILE)\n",
-		        text_count(a, s->locked_leaves, "map leaf"),
+		        text_count(a, s->locked_leaves, "map node"),
 		        text_count(b, s->locked_frames, "frame"),
 		        text_count(d, s->locked_records, "log record"));
 }
