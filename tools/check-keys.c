@@ -121,8 +121,8 @@ bool check_refs_unknown(const struct check *c)
 	return c->locked_foreign || c->n_locked_domains > 0;
 }
 
-int check_leaf_unseal(struct check *c, const void *blob, size_t len, uint64_t id,
-        uint32_t domain, struct map_node *ret_node)
+int check_leaf_unseal(struct check *c, const void *blob, size_t len, uint64_t id, uint32_t domain,
+        struct map_node *ret_node)
 {
 	const struct crypto_domain *d = keyring_get(c->keys, domain);
 

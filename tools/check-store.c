@@ -241,7 +241,8 @@ static void no_row_report(struct check *c, struct check_segment *seg)
 	else if (!check_log_refers(c, seg->row.id))
 		segment_finding(c, seg, FINDING_ORPHAN_SEGMENT, SEVERITY_NOTE,
 		        check_refs_unknown(c)
-		                ? "no row names the file (left by a crash, or used by what is encrypted)"
+		                ? "no row names the file (left by a crash, or used by what is "
+		                  "encrypted)"
 		                : "no row names the file (left by a crash, harmless)");
 }
 

@@ -229,8 +229,8 @@ void check_locked_refs(struct check *c, uint32_t domain, bool foreign);
 bool check_maybe_used(const struct check *c, uint32_t domain);
 /* Not all references are known. */
 bool check_refs_unknown(const struct check *c);
-int check_leaf_unseal(struct check *c, const void *blob, size_t len, uint64_t id,
-        uint32_t domain, struct map_node *ret_node) MUST_CHECK;
+int check_leaf_unseal(struct check *c, const void *blob, size_t len, uint64_t id, uint32_t domain,
+        struct map_node *ret_node) MUST_CHECK;
 /* Calls fn(c, ...) for each record in a sealed one; without its key it is counted.  -EUCLEAN. */
 int check_sealed_record(
         struct check *c, const struct ilog_record *rec, ilog_record_fn *fn) MUST_CHECK;

@@ -118,9 +118,8 @@ static unsigned occurrences(const struct fixture *f, const char *name)
 	char *all = malloc((size_t)st.st_size + 1);
 	assert_int_equal(read(fd, all, (size_t)st.st_size), st.st_size);
 	close(fd);
-	for (char *at = all; (at = memmem(at, (size_t)(all + st.st_size - at), PATTERN,
-	                              strlen(PATTERN)));
-	        at++)
+	for (char *at = all;
+	        (at = memmem(at, (size_t)(all + st.st_size - at), PATTERN, strlen(PATTERN))); at++)
 		n++;
 	free(all);
 	return n;
@@ -137,7 +136,7 @@ static void test_a_scrub_leaves_nothing_of_deleted_and_replaced_rows(void **stat
 	put_nodes(m, 1, NODES, PATTERN, 1900);
 	assert_int_equal(meta_checkpoint(m), 0);
 	put_nodes(m, 1, NODES / 3, "sealed", 1950);
-	del_nodes(m, NODES / 3 + 1, NODES / 3, 2); /* every other one: pages stay in use */
+	del_nodes(m, NODES / 3 + 1, NODES / 3, 2);     /* every other one: pages stay in use */
 	del_nodes(m, NODES / 3 * 2 + 1, NODES / 3, 1); /* whole pages */
 	assert_int_equal(meta_checkpoint(m), 0);
 	assert_true(occurrences(&f, "meta.db") + occurrences(&f, "meta.db-wal") > 0);
