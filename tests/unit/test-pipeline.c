@@ -242,7 +242,7 @@ static void test_kept_data_is_bounded_and_the_submitter_waits(void **state)
 	struct batch b = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, n, 0};
 	CLEANUP(free_ptr) uint8_t *data = malloc(REQUEST_LEN_MAX);
 
-	plan_add(&w->plan, 1, "t-keep", "for=300ms");
+	plan_add(&w->plan, 1, "t-keep", "for=2s");
 	open_pipeline(w);
 	for (unsigned i = 0; i < n; i++) {
 		memset(data, (int)i + 1, REQUEST_LEN_MAX);
