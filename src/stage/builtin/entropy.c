@@ -3,7 +3,8 @@
  *
  * One byte is taken of each 1/256th of the chunk, at a place in it that changes from piece to
  * piece: with a fixed stride a table of 16-byte records would show one column of itself only.
- * About 0.4 us a chunk.
+ * The step to the next byte is sampled as well: a ramp or a table of counters has all bytes equally
+ * often, but few different steps.  About 0.5 us a chunk.
  */
 #include "stage/builtin/entropy.h"
 
@@ -13,16 +14,18 @@ unsigned entropy_pairs(const void *data, size_t len)
 {
 	const uint8_t *p = data;
 	const size_t piece = len / ENTROPY_SAMPLE;
-	uint16_t seen[256] = {0};
-	unsigned pairs = 0;
+	uint16_t bytes[256] = {0}, steps[256] = {0};
+	unsigned pairs = 0, step_pairs = 0;
 	uint32_t place = 0x9e3779b9;
 
-	ASSERT(piece > 0);
+	ASSERT(piece > 1);
 	for (unsigned i = 0; i < ENTROPY_SAMPLE; i++) {
 		place = place * 1664525 + 1013904223;
-		pairs += seen[p[i * piece + (place >> 16) % piece]]++;
+		const uint8_t *at = p + i * piece + (place >> 16) % (piece - 1);
+		pairs += bytes[at[0]]++;
+		step_pairs += steps[(uint8_t)(at[1] - at[0])]++;
 	}
-	return pairs;
+	return MAX(pairs, step_pairs);
 }
 
 unsigned entropy_limit(double bits)
