@@ -213,8 +213,18 @@ static void host_resume(struct stage_link *l, struct request *req, enum stage_ve
 
 static void host_submit_below(struct stage_link *l, struct request *req)
 {
-	bottom(l, req);
-	req->complete(req);
+	req->trip.next = NULL;
+	if (l->own_at_once) {
+		bottom(l, req);
+		req->complete(req);
+		return;
+	}
+	pthread_mutex_lock(&l->lock);
+	struct request **at = &l->own;
+	while (*at)
+		at = &(*at)->trip.next;
+	*at = req;
+	pthread_mutex_unlock(&l->lock);
 }
 
 static int host_call_below(struct stage_link *l, struct request *req)
@@ -462,16 +472,23 @@ void sim_drain(struct stage_link *l)
 	for (;;) {
 		pthread_mutex_lock(&l->lock);
 		struct sim_request *r = l->queue;
+		struct request *own = l->own;
 		void (*fn)(void *stage) = l->work_fn;
 		if (r)
 			l->queue = r->next;
+		if (own)
+			l->own = own->trip.next;
 		l->work_fn = NULL;
 		pthread_mutex_unlock(&l->lock);
 		if (fn)
 			fn(l->stage);
 		if (r)
 			request_go(r);
-		if (!r && !fn)
+		if (own) {
+			bottom(l, own);
+			own->complete(own);
+		}
+		if (!r && !fn && !own)
 			return;
 	}
 }

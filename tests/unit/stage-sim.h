@@ -44,6 +44,8 @@ struct stage_link {
 	char last_said[256];
 	bool quarantined;
 	struct sim_request *queue; /* resumed */
+	bool own_at_once; /* own requests are answered before submit_below returns */
+	struct request *own;
 };
 
 struct sim_request {

@@ -191,6 +191,7 @@ static void a_file_under_write_once_can_be_appended_to(void **state)
 
 	sim_wall_ns = 1800000000ull * NS_PER_SEC;
 	sim_open(&l, &stage_protect, SIZE, worm);
+	l.own_at_once = true;
 	assert_int_equal(sim_op(&l, REQUEST_RESIZE, 0, 0), 0);
 	for (unsigned i = 0; i < 50; i++)
 		assert_int_equal(sim_write(&l, i * 1000ull, ones, 1000), 0);
@@ -370,6 +371,7 @@ static void encrypting_an_image_is_stopped(void **state)
 	struct stage_link l = {0};
 
 	guard_open(&l, CODE, "action=block");
+	l.own_at_once = true;
 	const unsigned n = overwrite(&l, 0, 16 * MIB, RANDOM);
 	assert_in_range(n, 2, 8); /* a quarter is 4; sampled */
 	assert_true(l.quarantined);

@@ -18,6 +18,10 @@
  * the same faults.  It is the lowest class that sees requests, so what lies above (caches, say) is
  * tested with it.
  *
+ * The part of a torn write goes down as a request of the stage's own, from a copy; the guest's is
+ * answered when that is done.  (Making the guest's shorter on its way would change what the host
+ * knows of a request that it keeps.)
+ *
  * Requests that wait are in a list in order of their time, in the memory of their contexts; the
  * timer is set for the first.  Quiesce lets all go at once.
  */
@@ -45,13 +49,21 @@ struct fault_rule {
 	uint64_t torn_bytes;
 };
 
+/* What goes down of a torn write. */
+struct tear {
+	struct request own;
+	struct fault *fault;
+	struct request *req; /* the guest's; kept */
+	uint8_t data[];
+};
+
 /* A request that is struck; its context. */
 struct fault_wait {
 	struct fault_wait *next;
 	struct request *req;
+	struct tear *tear; /* goes down instead; NULL: req goes on with the verdict */
 	enum stage_verdict verdict;
 	uint64_t due_ns, since_ns;
-	uint64_t len; /* torn: as it came */
 };
 
 struct fault {
@@ -235,35 +247,74 @@ static bool strikes(struct fault *f, const struct request *req, uint64_t *ret_di
 
 /* --- what happens --- */
 
-/* After any wait. */
+static enum stage_verdict answer(struct request *req, int result)
+{
+	req->result = result;
+	req->done = result == 0 && req->op == REQUEST_WRITE ? req->len : 0;
+	return result < 0 ? STAGE_FAIL : STAGE_COMPLETE;
+}
+
+static void tear_complete(struct request *own)
+{
+	struct tear *t = own->arg;
+	struct fault *f = t->fault;
+	struct request *req = t->req;
+	const int result = own->result < 0 ? own->result : -f->rule.err;
+
+	f->failed += result < 0;
+	const enum stage_verdict v = answer(req, result);
+	f->host->free(t);
+	f->host->resume(f->self, req, v);
+}
+
+/* NULL: no memory. */
+static struct tear *tear_new(struct fault *f, struct request *req)
+{
+	const uint64_t len = f->rule.torn_bytes;
+	struct tear *t = f->host->alloc(sizeof(*t) + len);
+
+	if (!t)
+		return NULL;
+	memset(t, 0, sizeof(*t));
+	memcpy(t->data, req->data, len);
+	t->fault = f;
+	t->req = req;
+	t->own = (struct request){.op = REQUEST_WRITE,
+	        .flags = req->flags,
+	        .off = req->off,
+	        .len = len,
+	        .data = t->data,
+	        .file = req->file,
+	        .complete = tear_complete,
+	        .arg = t};
+	return t;
+}
+
+/* After any wait.  A write that is torn at 0 is lost; one that is shorter goes down whole. */
 static enum stage_verdict fault_verdict(struct fault *f, struct request *req, struct fault_wait *w)
 {
 	const struct fault_rule *r = &f->rule;
+	const bool torn = r->torn && req->len > r->torn_bytes;
 
-	if (r->lost) {
-		f->lost++;
-		req->result = 0;
-		req->done = req->op == REQUEST_WRITE ? req->len : 0;
-		return STAGE_COMPLETE;
-	}
-	if (r->torn && req->len > r->torn_bytes && r->torn_bytes > 0) {
-		f->torn++;
-		w->len = req->len;
-		req->len = r->torn_bytes;
-		return STAGE_PASS_POST;
+	f->torn += torn;
+	f->lost += r->lost;
+	if (torn && r->torn_bytes > 0) {
+		w->tear = tear_new(f, req);
+		return w->tear ? STAGE_PEND : answer(req, -ENOMEM);
 	}
 	if (r->err) {
 		f->failed++;
-		req->result = -r->err;
-		return STAGE_FAIL;
+		return answer(req, -r->err);
 	}
-	if (r->torn && r->torn_bytes == 0) {
-		f->torn++;
-		req->result = 0;
-		req->done = req->len;
-		return STAGE_COMPLETE;
-	}
-	return STAGE_PASS;
+	return r->lost || torn ? answer(req, 0) : STAGE_PASS;
+}
+
+static void fault_go(struct fault *f, struct fault_wait *w)
+{
+	if (w->tear)
+		f->host->submit_below(f->self, &w->tear->own);
+	else
+		f->host->resume(f->self, w->req, w->verdict);
 }
 
 /* Lock held on entry and exit; the last time that was asked for is the one that counts. */
@@ -308,7 +359,7 @@ static void let_go(struct fault *f, struct fault_wait *list)
 	while (list) {
 		struct fault_wait *next = list->next;
 		f->delayed_ns += now_ns > list->since_ns ? now_ns - list->since_ns : 0;
-		f->host->resume(f->self, list->req, list->verdict);
+		fault_go(f, list);
 		list = next;
 	}
 }
@@ -324,30 +375,15 @@ static enum stage_verdict fault_pre(void *stage, struct request *req, void *cont
 	const enum stage_verdict v = fault_verdict(f, req, w);
 	const uint64_t jitter = f->rule.jitter_ns > 0 ? (dice >> 20) % f->rule.jitter_ns : 0;
 	const uint64_t wait_ns = f->rule.latency_ns + jitter;
-	if (wait_ns == 0)
-		return v;
 	w->req = req;
 	w->verdict = v;
 	w->since_ns = f->host->now_ns();
 	w->due_ns = w->since_ns + wait_ns;
-	return fault_keep(f, w) ? STAGE_PEND : v;
-}
-
-/* Of torn writes only. */
-static void fault_post(void *stage, struct request *req, void *context)
-{
-	struct fault *f = stage;
-	const struct fault_wait *w = context;
-
-	req->len = w->len;
-	if (req->result < 0)
-		return;
-	if (f->rule.err) {
-		f->failed++;
-		req->result = -f->rule.err;
-		return;
-	}
-	req->done = w->len;
+	if (wait_ns > 0 && fault_keep(f, w))
+		return STAGE_PEND;
+	if (v == STAGE_PEND)
+		fault_go(f, w); /* w may be gone */
+	return v;
 }
 
 static void fault_timer(void *stage)
@@ -491,7 +527,6 @@ const struct stage_type stage_fault = {
         .destroy = fault_destroy,
         .check = fault_check,
         .pre = fault_pre,
-        .post = fault_post,
         .prepare = fault_prepare,
         .commit = fault_commit,
         .abort = fault_abort,
