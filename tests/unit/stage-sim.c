@@ -102,7 +102,8 @@ static void disk_read(struct stage_link *l, struct request *req)
 }
 
 /* data NULL: zeros; hole: whole blocks become holes. */
-static void disk_write(struct stage_link *l, uint64_t off, const uint8_t *data, uint64_t len, bool hole)
+static void disk_write(
+        struct stage_link *l, uint64_t off, const uint8_t *data, uint64_t len, bool hole)
 {
 	for (uint64_t at = off; at < off + len;) {
 		struct sim_block **slot = &l->blocks[at / SIM_BLOCK], *old = *slot;
@@ -351,8 +352,7 @@ static int parse(const struct stage_type *type, const char *const *texts,
 	return settings_parse(type->settings, texts, n, ret_settings, em);
 }
 
-int sim_check(
-        const struct stage_type *type, const char *const *settings, struct errmsg *em)
+int sim_check(const struct stage_type *type, const char *const *settings, struct errmsg *em)
 {
 	struct settings s;
 	int r = parse(type, settings, &s, em);

@@ -44,7 +44,7 @@ struct stage_link {
 	char last_said[256];
 	bool quarantined;
 	struct sim_request *queue; /* resumed */
-	bool own_at_once; /* own requests are answered before submit_below returns */
+	bool own_at_once;          /* own requests are answered before submit_below returns */
 	struct request *own;
 };
 
@@ -73,8 +73,7 @@ int sim_try(struct stage_link *l, const struct stage_type *type, uint64_t size,
         const char *const *settings, struct errmsg *em);
 void sim_close(struct stage_link *l);
 /* type->check() of such settings; parse errors too. */
-int sim_check(
-        const struct stage_type *type, const char *const *settings, struct errmsg *em);
+int sim_check(const struct stage_type *type, const char *const *settings, struct errmsg *em);
 /* prepare and commit. */
 int sim_event(struct stage_link *l, enum stage_event_kind kind, uint64_t size);
 int sim_set(struct stage_link *l, const char *const *settings, struct errmsg *em);

@@ -369,8 +369,7 @@ static void threads_never_read_back_in_time(void **state)
 
 static void the_limit_holds_and_a_scan_leaves_what_is_hot(void **state)
 {
-	static const char *const settings[] = {
-	        "prefetch=0", "reservation=1M", "limit=1M", NULL};
+	static const char *const settings[] = {"prefetch=0", "reservation=1M", "limit=1M", NULL};
 	static uint8_t noise[16 * MIB];
 	struct stage_link l = {0};
 
@@ -452,7 +451,8 @@ static void without_memory_it_only_misses(void **state)
 
 /* --- write modes --- */
 
-static void change_with(struct stage_link *l, enum request_op op, unsigned flags, unsigned *ret_below)
+static void change_with(
+        struct stage_link *l, enum request_op op, unsigned flags, unsigned *ret_below)
 {
 	static uint8_t data[4096];
 	struct request req = {

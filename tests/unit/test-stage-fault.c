@@ -228,7 +228,8 @@ static void a_new_rule_counts_from_the_beginning(void **state)
 	OPEN(&l, "op=read", "errno=EIO", "count=3");
 	assert_int_equal(failures(&l), 7);
 	assert_int_equal(
-	        sim_set(&l, (const char *const[]){"op=read", "errno=EIO", "count=1", NULL}, &em), 0);
+	        sim_set(&l, (const char *const[]){"op=read", "errno=EIO", "count=1", NULL}, &em),
+	        0);
 	assert_int_equal(failures(&l), 1);
 	sim_close(&l);
 }
@@ -236,13 +237,15 @@ static void a_new_rule_counts_from_the_beginning(void **state)
 static void settings_that_make_no_sense_are_refused(void **state)
 {
 	static const char *const bad[][3] = {{"op=wrote"}, {"op=,"}, {"lost=on"},
-	        {"op=read", "lost=on"}, {"torn=1K"}, {"op=write,flush", "torn=1K"}, {"range=1M-2M"}};
+	        {"op=read", "lost=on"}, {"torn=1K"}, {"op=write,flush", "torn=1K"},
+	        {"range=1M-2M"}};
 	struct errmsg em = {0};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++)
 		assert_int_equal(sim_check(&stage_fault, bad[i], &em), -EINVAL);
-	assert_int_equal(sim_check(&stage_fault,
-	                         (const char *const[]){"op=write", "lost=on", "torn=1K"}, &em),
+	assert_int_equal(
+	        sim_check(&stage_fault,
+	                (const char *const[]){"op=write", "lost=on", "torn=1K", NULL}, &em),
 	        -EINVAL);
 	assert_true(stage_fault.capabilities & STAGE_NEEDS_FORCE);
 }

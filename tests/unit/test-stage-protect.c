@@ -24,8 +24,8 @@ static uint8_t ones[MIB];
 
 static void ranges_are_read_and_nonsense_is_refused(void **state)
 {
-	static const char *const bad[] = {
-	        "x", "1K+", "+1K", "1K+0", "1K,", "1K+1K,,2K", "1K-2K", "99999999999999999999", "1E"};
+	static const char *const bad[] = {"x", "1K+", "+1K", "1K+0", "1K,", "1K+1K,,2K", "1K-2K",
+	        "99999999999999999999", "1E"};
 	struct ranges rs;
 	struct errmsg em = {0};
 
@@ -116,8 +116,7 @@ static void random_looks_random_and_ordinary_data_does_not(void **state)
 static void a_read_only_image_refuses_every_change(void **state)
 {
 	static const char *const settings[] = {"read_only=on", NULL};
-	static const enum request_op changes[] = {
-	        REQUEST_DISCARD, REQUEST_ZERO, REQUEST_RESIZE};
+	static const enum request_op changes[] = {REQUEST_DISCARD, REQUEST_ZERO, REQUEST_RESIZE};
 	struct stage_link l = {0};
 	uint8_t buf[4096];
 
@@ -327,7 +326,8 @@ static void make(uint8_t *buf, enum content what, uint64_t seed)
 /* 16 MiB of data in a disk of 64 MiB. */
 static void guard_open(struct stage_link *l, enum content old, const char *action)
 {
-	const char *const settings[] = {"guard=on", "share=25", "least=2M", "window=60s", action, NULL};
+	const char *const settings[] = {
+	        "guard=on", "share=25", "least=2M", "window=60s", action, NULL};
 	static uint8_t buf[MIB];
 
 	sim_open(l, &stage_protect, DISK, settings);
@@ -440,7 +440,8 @@ static void without_memory_the_guard_lets_pass(void **state)
 	make_random(buf, MIB);
 	sim_allocs = 0;
 	assert_int_equal(sim_write(&l, 0, buf, MIB), 0);
-	assert_int_equal(sim_try(&(struct stage_link){0}, &stage_protect, SIZE, NULL, &em), -ENOMEM);
+	assert_int_equal(
+	        sim_try(&(struct stage_link){0}, &stage_protect, SIZE, NULL, &em), -ENOMEM);
 	sim_allocs = -1;
 	sim_close(&l);
 }

@@ -245,8 +245,8 @@ static void the_strictest_member_limits_the_group(void **state)
 static void keep_some(struct stage_link *l, struct sim_request *reqs)
 {
 	for (unsigned i = 0; i < KEPT; i++) {
-		reqs[i].req = (struct request){
-		        .op = REQUEST_WRITE, .off = 0, .len = MIB, .data = buffer};
+		reqs[i].req =
+		        (struct request){.op = REQUEST_WRITE, .off = 0, .len = MIB, .data = buffer};
 		sim_start(l, &reqs[i]);
 	}
 	assert_false(reqs[KEPT - 1].done);
@@ -279,8 +279,7 @@ static void the_systems_own_requests_pass_uncharged(void **state)
 
 	sim_open(&l, &stage_throttle, SIZE, settings);
 	for (unsigned i = 0; i < 100; i++) {
-		struct request req = {
-		        .op = REQUEST_READ, .len = 4096, .flags = REQUEST_COUNTLESS};
+		struct request req = {.op = REQUEST_READ, .len = 4096, .flags = REQUEST_COUNTLESS};
 		assert_int_equal(sim_call(&l, &req), 0);
 		readv_release(&req.out);
 	}
@@ -347,8 +346,8 @@ static void settings_that_do_not_fit_are_refused(void **state)
 	                         (const char *const[]){"iops=100", "iops_burst=50", NULL}, &em),
 	        -EINVAL);
 	assert_non_null(strstr(em.text, "iops_burst"));
-	assert_int_equal(sim_check(&stage_throttle,
-	                         (const char *const[]){"bps_burst=50M", NULL}, &em),
+	assert_int_equal(
+	        sim_check(&stage_throttle, (const char *const[]){"bps_burst=50M", NULL}, &em),
 	        -EINVAL);
 	char name[100] = "group=";
 	memset(name + 6, 'x', 80);

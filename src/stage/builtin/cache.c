@@ -30,7 +30,7 @@
 #define STREAMS          8u
 #define STREAM_MIN_BYTES (64u << 10) /* so much in a row is a sequential read */
 #define GROW_MIN_BYTES   (1ull << 20)
-#define GROW_PART        8             /* of the limit, a step */
+#define GROW_PART        8                 /* of the limit, a step */
 #define GROW_RETRY_NS    (10 * NS_PER_SEC) /* after the content cache had none left */
 #define CHANGES_FUA      (OP(WRITE) | OP(DISCARD) | OP(ZERO))
 
@@ -63,7 +63,7 @@ struct cache {
 /* In a request's context. */
 struct cache_trip {
 	bool flags_changed;
-	unsigned flags; /* as they came */
+	unsigned flags;    /* as they came */
 	uint64_t off, end; /* of a change */
 	struct pincache_look look;
 };
@@ -73,15 +73,30 @@ struct cache_trip {
 static const char *const mode_names[] = {"writeback", "writethrough", "unsafe", NULL};
 
 static const struct setting_def cache_settings[] = {
-        {.key = "reservation", .kind = SETTING_SIZE, .initial = "0", .max = 1ull << 50,
+        {.key = "reservation",
+                .kind = SETTING_SIZE,
+                .initial = "0",
+                .max = 1ull << 50,
                 .help = "memory of the content cache that is this image's alone"},
-        {.key = "limit", .kind = SETTING_SIZE, .initial = "256M", .min = 1u << 20, .max = 1ull << 50,
+        {.key = "limit",
+                .kind = SETTING_SIZE,
+                .initial = "256M",
+                .min = 1u << 20,
+                .max = 1ull << 50,
                 .help = "most memory that it takes, as long as there is some left"},
-        {.key = "prefetch", .kind = SETTING_SIZE, .initial = "1M", .max = 64u << 20,
+        {.key = "prefetch",
+                .kind = SETTING_SIZE,
+                .initial = "1M",
+                .max = 64u << 20,
                 .help = "how far to read ahead of a sequential reader; 0: not at all"},
-        {.key = "mode", .kind = SETTING_ENUM, .initial = "writeback", .choices = mode_names,
+        {.key = "mode",
+                .kind = SETTING_ENUM,
+                .initial = "writeback",
+                .choices = mode_names,
                 .help = "write mode of the virtual disk"},
-        {.key = "copies", .kind = SETTING_BOOL, .initial = "off",
+        {.key = "copies",
+                .kind = SETTING_BOOL,
+                .initial = "off",
                 .help = "also hold copies of what cannot be pinned (below a transform)"},
         {0}};
 
@@ -140,8 +155,7 @@ static void cache_wants_more(struct cache *c)
 {
 	if (atomic_load(&c->quiet) || pthread_mutex_trylock(&c->lock) != 0)
 		return;
-	const bool refused =
-	        c->refused_ns > 0 && c->host->now_ns() - c->refused_ns < GROW_RETRY_NS;
+	const bool refused = c->refused_ns > 0 && c->host->now_ns() - c->refused_ns < GROW_RETRY_NS;
 	const bool may = c->effective < c->limit && !refused;
 	pthread_mutex_unlock(&c->lock);
 	if (may)

@@ -73,8 +73,8 @@ struct fault {
 	_Atomic uint64_t seen, matched, struck, failed, lost, torn, delayed, delayed_ns;
 	pthread_mutex_t lock; /* guards what follows */
 	struct fault_wait *waiting;
-	bool open;          /* quiesced: nothing is kept */
-	uint64_t armed_ns;  /* 0: not armed */
+	bool open;         /* quiesced: nothing is kept */
+	uint64_t armed_ns; /* 0: not armed */
 };
 
 /* --- settings --- */
@@ -95,29 +95,60 @@ static const int errno_values[] = {
         0, EIO, ENOSPC, EROFS, EAGAIN, ETIMEDOUT, ENOMEM, EBUSY, EPERM, EFBIG};
 
 static const struct setting_def fault_settings[] = {
-        {.key = "op", .kind = SETTING_TEXT, .initial = "all",
+        {.key = "op",
+                .kind = SETTING_TEXT,
+                .initial = "all",
                 .help = "operations: read,write,flush,discard,zero,extents,resize or all"},
-        {.key = "range", .kind = SETTING_TEXT,
+        {.key = "range",
+                .kind = SETTING_TEXT,
                 .help = "only requests that touch OFF+LEN[,OFF+LEN...]"},
-        {.key = "after", .kind = SETTING_UINT, .initial = "0", .max = UINT64_MAX,
+        {.key = "after",
+                .kind = SETTING_UINT,
+                .initial = "0",
+                .max = UINT64_MAX,
                 .help = "spare the first so many"},
-        {.key = "every", .kind = SETTING_UINT, .initial = "1", .min = 1, .max = UINT64_MAX,
+        {.key = "every",
+                .kind = SETTING_UINT,
+                .initial = "1",
+                .min = 1,
+                .max = UINT64_MAX,
                 .help = "strike every so-manieth"},
-        {.key = "probability", .kind = SETTING_PERCENT, .initial = "100",
+        {.key = "probability",
+                .kind = SETTING_PERCENT,
+                .initial = "100",
                 .help = "strike by chance"},
-        {.key = "count", .kind = SETTING_UINT, .initial = "0", .max = UINT64_MAX,
+        {.key = "count",
+                .kind = SETTING_UINT,
+                .initial = "0",
+                .max = UINT64_MAX,
                 .help = "strike so many in all; 0: no end"},
-        {.key = "seed", .kind = SETTING_UINT, .initial = "1", .max = UINT64_MAX,
+        {.key = "seed",
+                .kind = SETTING_UINT,
+                .initial = "1",
+                .max = UINT64_MAX,
                 .help = "of chance: the same seed, the same faults"},
-        {.key = "errno", .kind = SETTING_ENUM, .initial = "none", .choices = errno_names,
+        {.key = "errno",
+                .kind = SETTING_ENUM,
+                .initial = "none",
+                .choices = errno_names,
                 .help = "fail with this error"},
-        {.key = "latency", .kind = SETTING_DURATION, .initial = "0s", .max = 3600 * NS_PER_SEC,
+        {.key = "latency",
+                .kind = SETTING_DURATION,
+                .initial = "0s",
+                .max = 3600 * NS_PER_SEC,
                 .help = "keep it so long"},
-        {.key = "jitter", .kind = SETTING_DURATION, .initial = "0s", .max = 3600 * NS_PER_SEC,
+        {.key = "jitter",
+                .kind = SETTING_DURATION,
+                .initial = "0s",
+                .max = 3600 * NS_PER_SEC,
                 .help = "and up to so long more, by chance"},
-        {.key = "torn", .kind = SETTING_SIZE, .max = REQUEST_LEN_MAX,
+        {.key = "torn",
+                .kind = SETTING_SIZE,
+                .max = REQUEST_LEN_MAX,
                 .help = "write only the first so many bytes"},
-        {.key = "lost", .kind = SETTING_BOOL, .initial = "off",
+        {.key = "lost",
+                .kind = SETTING_BOOL,
+                .initial = "off",
                 .help = "answer with success, do nothing"},
         {0}};
 

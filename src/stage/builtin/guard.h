@@ -21,10 +21,10 @@
 #define GUARD_RECENT 4096u
 
 struct guard_limits {
-	double share;        /* of the image's data, 0..1 */
-	uint64_t window_ns;  /* within which it counts */
+	double share;         /* of the image's data, 0..1 */
+	uint64_t window_ns;   /* within which it counts */
 	uint64_t least_bytes; /* less than this is never an alarm */
-	unsigned pairs_max;  /* entropy_limit() of what counts as random */
+	unsigned pairs_max;   /* entropy_limit() of what counts as random */
 };
 
 struct guard;

@@ -25,14 +25,14 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define BLOCK_SHIFT   16
-#define BLOCK_CHUNKS  16u
-#define SLOTS         64u
-#define BUCKETS_MIN   64u
-#define BUCKETS_MAX   (1u << 20) /* of a shard */
-#define FREQ_MAX      3u
-#define SMALL_SHARE   10 /* a tenth */
-#define RANGE_BLOCKS  256u /* longer changes walk the shards instead of the blocks */
+#define BLOCK_SHIFT  16
+#define BLOCK_CHUNKS 16u
+#define SLOTS        64u
+#define BUCKETS_MIN  64u
+#define BUCKETS_MAX  (1u << 20) /* of a shard */
+#define FREQ_MAX     3u
+#define SMALL_SHARE  10   /* a tenth */
+#define RANGE_BLOCKS 256u /* longer changes walk the shards instead of the blocks */
 
 enum piece_kind { PIECE_PIN, PIECE_COPY, PIECE_ZERO, PIECE_KINDS };
 
@@ -61,7 +61,7 @@ struct slot {
 struct shard {
 	pthread_mutex_t lock; /* guards all of it */
 	struct piece **buckets;
-	uint64_t *ghosts; /* chunk + 1 */
+	uint64_t *ghosts;   /* chunk + 1 */
 	uint32_t n_buckets; /* power of two, of ghosts too */
 	uint64_t limit;
 	struct queue small, main;
@@ -101,8 +101,8 @@ static uint64_t piece_cost(const struct piece *p)
 }
 
 /* One chunk of what was read; NULL: it cannot be held, or there is no memory. */
-static struct piece *piece_new(struct pincache *pc, uint64_t chunk, const struct readv *rv,
-        size_t at, bool copies)
+static struct piece *piece_new(
+        struct pincache *pc, uint64_t chunk, const struct readv *rv, size_t at, bool copies)
 {
 	struct readv_pin pin = {0};
 	const bool pinned = rv->ops && rv->ops->pin && rv->ops->pin(rv, at, PIECE_SIZE, &pin) == 0;
@@ -385,12 +385,11 @@ static void taken_show(struct taken *t, struct iovec *iov, uint64_t len, struct 
 
 	for (unsigned i = 0; i < t->n; i++) {
 		const uint64_t in = at % PIECE_SIZE, take = MIN(PIECE_SIZE - in, end - at);
-		iov[n++] = (struct iovec){.iov_base = (void *)(t->pieces[i]->data + in),
-		        .iov_len = take};
+		iov[n++] = (struct iovec){
+		        .iov_base = (void *)(t->pieces[i]->data + in), .iov_len = take};
 		at += take;
 	}
-	*ret_rv = (struct readv){
-	        .iov = iov, .n_iov = n, .len = len, .ops = &taken_ops, .priv = t};
+	*ret_rv = (struct readv){.iov = iov, .n_iov = n, .len = len, .ops = &taken_ops, .priv = t};
 }
 
 bool pincache_get(struct pincache *pc, uint64_t off, uint64_t len, struct readv *ret_rv)
@@ -399,8 +398,8 @@ bool pincache_get(struct pincache *pc, uint64_t off, uint64_t len, struct readv 
 		return false;
 	const uint64_t first = off / PIECE_SIZE, end = DIV_UP(off + len, PIECE_SIZE);
 	const size_t n = end - first;
-	struct taken *t = pc->host->alloc(
-	        sizeof(*t) + n * (sizeof(struct piece *) + sizeof(struct iovec)));
+	struct taken *t =
+	        pc->host->alloc(sizeof(*t) + n * (sizeof(struct piece *) + sizeof(struct iovec)));
 	if (!t)
 		return false;
 	*t = (struct taken){.free = pc->host->free, .off = off};
@@ -432,8 +431,8 @@ void pincache_look(struct pincache *pc, uint64_t off, uint64_t len, struct pinca
 }
 
 /* True: it went in; *full: something had to go for it. */
-static bool shard_insert(struct shard *s, struct piece *p, uint32_t version, bool *full,
-        struct piece **gone)
+static bool shard_insert(
+        struct shard *s, struct piece *p, uint32_t version, bool *full, struct piece **gone)
 {
 	const struct slot *slot = slot_of(s, p->chunk / BLOCK_CHUNKS);
 	struct piece **at = shard_find(s, p->chunk);
@@ -461,8 +460,7 @@ bool pincache_fill(struct pincache *pc, uint64_t off, const struct readv *rv,
 
 	for (uint64_t c = first; look->usable && c < end; c++) {
 		struct shard *s = shard_of(pc, c / BLOCK_CHUNKS);
-		const uint32_t version =
-		        look->versions[c / BLOCK_CHUNKS - (off >> BLOCK_SHIFT)];
+		const uint32_t version = look->versions[c / BLOCK_CHUNKS - (off >> BLOCK_SHIFT)];
 		struct piece *p = piece_new(pc, c, rv, c * PIECE_SIZE - off, copies), *gone = NULL;
 		if (!p)
 			continue;
@@ -492,8 +490,8 @@ static void slot_change(struct slot *slot, enum change change)
 }
 
 /* Pieces of chunks [first, end) of the queue. */
-static void shard_drop_queue(struct shard *s, struct queue *q, uint64_t first, uint64_t end,
-        struct piece **gone)
+static void shard_drop_queue(
+        struct shard *s, struct queue *q, uint64_t first, uint64_t end, struct piece **gone)
 {
 	for (struct piece *p = q->oldest, *newer; p; p = newer) {
 		newer = p->newer;

@@ -17,9 +17,9 @@
 
 #include "stage/stage.h"
 
-#define PIECE_SIZE       4096u
-#define PINCACHE_LOOKS   18u /* blocks of 64 KiB that a READ of 1 MiB may touch, and one */
-#define PINCACHE_SHARDS  16u
+#define PIECE_SIZE      4096u
+#define PINCACHE_LOOKS  18u /* blocks of 64 KiB that a READ of 1 MiB may touch, and one */
+#define PINCACHE_SHARDS 16u
 
 struct pincache;
 
@@ -30,8 +30,8 @@ struct pincache_look {
 };
 
 struct pincache_stats {
-	uint64_t bytes;                  /* held, own structures included */
-	uint64_t pinned, copied, zeros;  /* pieces held, by kind */
+	uint64_t bytes;                 /* held, own structures included */
+	uint64_t pinned, copied, zeros; /* pieces held, by kind */
 	uint64_t inserted, evicted, dropped;
 };
 
@@ -43,8 +43,7 @@ void pincache_limit(struct pincache *pc, uint64_t bytes);
 
 /* All of [off, off + len) if all of it is there: true and *ret_rv, to be released. */
 bool pincache_get(struct pincache *pc, uint64_t off, uint64_t len, struct readv *ret_rv);
-void pincache_look(
-        struct pincache *pc, uint64_t off, uint64_t len, struct pincache_look *ret_look);
+void pincache_look(struct pincache *pc, uint64_t off, uint64_t len, struct pincache_look *ret_look);
 /*
  * Takes in the whole chunks of rv, which was read at off after `look`.  copies: also what cannot be
  * pinned.  True: some did not fit without evicting others (a higher limit would be of use).

@@ -35,7 +35,7 @@
 #include "stage/builtin/guard.h"
 #include "stage/builtin/ranges.h"
 
-#define PROBE_CHUNKS      32u      /* looked at of one WRITE; expected are at most 16 */
+#define PROBE_CHUNKS      32u        /* looked at of one WRITE; expected are at most 16 */
 #define MEASURE_STEPS_MAX (4u << 20) /* extents; beyond: the size stands for the data */
 
 enum guard_action { ACTION_ALERT, ACTION_BLOCK };
@@ -74,23 +74,43 @@ struct protect {
 static const char *const action_names[] = {"alert", "block", NULL};
 
 static const struct setting_def protect_settings[] = {
-        {.key = "read_only", .kind = SETTING_BOOL, .initial = "off",
+        {.key = "read_only",
+                .kind = SETTING_BOOL,
+                .initial = "off",
                 .help = "the whole image refuses changes"},
-        {.key = "ranges", .kind = SETTING_TEXT,
+        {.key = "ranges",
+                .kind = SETTING_TEXT,
                 .help = "read-only ranges: OFF+LEN[,OFF+LEN...], as in 0+1M"},
-        {.key = "worm_until", .kind = SETTING_TIME,
+        {.key = "worm_until",
+                .kind = SETTING_TIME,
                 .help = "what is written cannot be changed before this date"},
-        {.key = "guard", .kind = SETTING_BOOL, .initial = "off",
+        {.key = "guard",
+                .kind = SETTING_BOOL,
+                .initial = "off",
                 .help = "watch for the image being overwritten with encrypted data"},
-        {.key = "share", .kind = SETTING_PERCENT, .initial = "20",
+        {.key = "share",
+                .kind = SETTING_PERCENT,
+                .initial = "20",
                 .help = "guard: so much of the image's data"},
-        {.key = "window", .kind = SETTING_DURATION, .initial = "10m", .min = NS_PER_SEC,
-                .max = 7ull * 86400 * NS_PER_SEC, .help = "guard: within this time"},
-        {.key = "least", .kind = SETTING_SIZE, .initial = "64M", .max = 1ull << 60,
+        {.key = "window",
+                .kind = SETTING_DURATION,
+                .initial = "10m",
+                .min = NS_PER_SEC,
+                .max = 7ull * 86400 * NS_PER_SEC,
+                .help = "guard: within this time"},
+        {.key = "least",
+                .kind = SETTING_SIZE,
+                .initial = "64M",
+                .max = 1ull << 60,
                 .help = "guard: and at least so many bytes"},
-        {.key = "entropy", .kind = SETTING_PERCENT, .initial = "94",
+        {.key = "entropy",
+                .kind = SETTING_PERCENT,
+                .initial = "94",
                 .help = "guard: data looks encrypted from this share of 8 bits a byte"},
-        {.key = "action", .kind = SETTING_ENUM, .initial = "alert", .choices = action_names,
+        {.key = "action",
+                .kind = SETTING_ENUM,
+                .initial = "alert",
+                .choices = action_names,
                 .help = "guard: raise an alert, or refuse and quarantine as well"},
         {0}};
 
@@ -105,7 +125,8 @@ static void rules_read(const struct settings *s, struct protect_rules *ret_rules
 	r.action = (enum guard_action)settings_number(s, "action");
 	r.worm_until_ns = worm->set ? worm->number : 0;
 	if (ranges_parse("ranges", ranges->set ? ranges->text : NULL, &r.ranges, NULL) < 0)
-		r.read_only = true; /* check() let nothing through that fails here; rather too much */
+		r.read_only =
+		        true; /* check() let nothing through that fails here; rather too much */
 	*ret_rules = r;
 }
 
@@ -492,8 +513,8 @@ static int worm_prepare(struct protect *p, const struct stage_event *event, stru
 		return 0;
 	rules_read(event->settings, &next);
 	if (next.worm_until_ns < p->rules.worm_until_ns)
-		return errmsg_set(em, -EPERM,
-		        "write-once: 'worm_until' can be moved to a later date only");
+		return errmsg_set(
+		        em, -EPERM, "write-once: 'worm_until' can be moved to a later date only");
 	return 0;
 }
 

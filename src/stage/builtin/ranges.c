@@ -60,7 +60,8 @@ int ranges_parse(const char *key, const char *text, struct ranges *ret_ranges, s
 		const int r = range_parse(&at, &rs.at[rs.n].off, &rs.at[rs.n].end);
 		if (r < 0 || (*at != '\0' && *at != ','))
 			return errmsg_set(em, -EINVAL,
-			        "bad range in '%s=%s': OFF+LEN[,OFF+LEN...] is wanted, as in 0+1M,16G+4K",
+			        "bad range in '%s=%s': OFF+LEN[,OFF+LEN...] is wanted, as in "
+			        "0+1M,16G+4K",
 			        key, text);
 		rs.n++;
 		at += *at == ',';

@@ -18,7 +18,7 @@ struct ranges {
 };
 
 /* text NULL or "": none.  key: the setting's name, for em.  -EINVAL with em. */
-int ranges_parse(const char *key, const char *text, struct ranges *ret_ranges,
-        struct errmsg *em) MUST_CHECK;
+int ranges_parse(
+        const char *key, const char *text, struct ranges *ret_ranges, struct errmsg *em) MUST_CHECK;
 /* Does [off, end) touch one of them? */
 bool ranges_touch(const struct ranges *rs, uint64_t off, uint64_t end);

@@ -353,7 +353,7 @@ static uint64_t lane_due_ns(struct throttle_group *g, struct throttle_lane *l, u
 		if (o != l && o->clock_s < l->clock_s)
 			before_s += wait_cost_s(g, o->first);
 	return now_ns + MAX(1u, group_wait_ns(g, l->direction, now_ns)) +
-	        (uint64_t)(before_s * (double)NS_PER_SEC);
+	       (uint64_t)(before_s * (double)NS_PER_SEC);
 }
 
 uint64_t throttle_group_due_ns(struct throttle_member *m, uint64_t now_ns)
@@ -372,8 +372,8 @@ uint64_t throttle_group_due_ns(struct throttle_member *m, uint64_t now_ns)
 	return due_ns;
 }
 
-void throttle_group_open(struct throttle_member *m, bool opened, uint64_t now_ns,
-        struct throttle_wait **ret_list)
+void throttle_group_open(
+        struct throttle_member *m, bool opened, uint64_t now_ns, struct throttle_wait **ret_list)
 {
 	struct throttle_group *g = m->group;
 	struct throttle_wait *list = NULL, **end = &list;

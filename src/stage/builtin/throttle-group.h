@@ -83,21 +83,22 @@ void throttle_group_limits(struct throttle_member *m, const struct throttle_limi
  * A request arrives: w->member, req, direction are set.  True: it passes.  False: it is kept, and
  * w may be gone at once.  *ret_list: requests whose turn came meanwhile (never w).
  */
-bool throttle_group_enter(struct throttle_wait *w, uint64_t now_ns, struct throttle_wait **ret_list);
+bool throttle_group_enter(
+        struct throttle_wait *w, uint64_t now_ns, struct throttle_wait **ret_list);
 /* Time went by: *ret_list as above. */
 void throttle_group_turn(
         struct throttle_member *m, uint64_t now_ns, struct throttle_wait **ret_list);
 /* When the member's next request may have its turn; 0: none waits. */
 uint64_t throttle_group_due_ns(struct throttle_member *m, uint64_t now_ns);
 /* Quiesce: all of its own that wait are let go; until opened = false all pass at once. */
-void throttle_group_open(struct throttle_member *m, bool opened, uint64_t now_ns,
-        struct throttle_wait **ret_list);
+void throttle_group_open(
+        struct throttle_member *m, bool opened, uint64_t now_ns, struct throttle_wait **ret_list);
 
 /* For reports. */
 struct throttle_stats {
 	uint64_t taken[THROTTLE_BUCKETS]; /* by the whole group */
 	double level[THROTTLE_BUCKETS];
-	uint64_t rate[THROTTLE_BUCKETS]; /* in effect */
+	uint64_t rate[THROTTLE_BUCKETS];                 /* in effect */
 	uint64_t kept, waited_ns, waited_max_ns, passed; /* by this member */
 	unsigned waiting, members;
 };

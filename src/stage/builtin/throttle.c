@@ -46,16 +46,19 @@ static const char *const burst_names[THROTTLE_BUCKETS] = {"iops_burst", "iops_re
 
 #define RATE_MAX (1ull << 50)
 #define OPERATIONS(k, what)                                                                        \
-	{.key = k, .kind = SETTING_UINT, .initial = "0", .max = RATE_MAX, .help = what}
+	{                                                                                          \
+		.key = k, .kind = SETTING_UINT, .initial = "0", .max = RATE_MAX, .help = what      \
+	}
 #define BYTES(k, what)                                                                             \
-	{.key = k, .kind = SETTING_SIZE, .initial = "0", .max = RATE_MAX, .help = what}
+	{                                                                                          \
+		.key = k, .kind = SETTING_SIZE, .initial = "0", .max = RATE_MAX, .help = what      \
+	}
 
 static const struct setting_def throttle_settings[] = {
         OPERATIONS("iops", "requests a second; 0: no limit"),
         OPERATIONS("iops_read", "reads a second"),
         OPERATIONS("iops_write", "writes, discards and zeroings a second"),
-        BYTES("bps", "bytes a second"),
-        BYTES("bps_read", "bytes read a second"),
+        BYTES("bps", "bytes a second"), BYTES("bps_read", "bytes read a second"),
         BYTES("bps_write", "bytes written a second"),
         OPERATIONS("iops_burst", "requests a second during a burst; 0: no bursts"),
         OPERATIONS("iops_read_burst", "reads a second during a burst"),
@@ -63,11 +66,19 @@ static const struct setting_def throttle_settings[] = {
         BYTES("bps_burst", "bytes a second during a burst"),
         BYTES("bps_read_burst", "bytes read a second during a burst"),
         BYTES("bps_write_burst", "bytes written a second during a burst"),
-        {.key = "burst_length", .kind = SETTING_DURATION, .initial = "1s", .min = 1000000000ull,
-                .max = 3600ull * 1000000000ull, .help = "how long a burst may last"},
-        {.key = "io_size", .kind = SETTING_SIZE, .initial = "0", .max = REQUEST_LEN_MAX,
+        {.key = "burst_length",
+                .kind = SETTING_DURATION,
+                .initial = "1s",
+                .min = 1000000000ull,
+                .max = 3600ull * 1000000000ull,
+                .help = "how long a burst may last"},
+        {.key = "io_size",
+                .kind = SETTING_SIZE,
+                .initial = "0",
+                .max = REQUEST_LEN_MAX,
                 .help = "larger requests count as several, of this size; 0: as one"},
-        {.key = "group", .kind = SETTING_TEXT,
+        {.key = "group",
+                .kind = SETTING_TEXT,
                 .help = "images that name the same group share its limits"},
         {0}};
 
@@ -79,11 +90,12 @@ static int throttle_check(const struct settings *s, struct errmsg *em)
 		const uint64_t rate = settings_number(s, bucket_names[k]);
 		const uint64_t burst = settings_number(s, burst_names[k]);
 		if (burst > 0 && burst < rate)
-			return errmsg_set(em, -EINVAL, "'%s' is below '%s': raise it, or 0 for none",
-			        burst_names[k], bucket_names[k]);
-		if (burst > 0 && rate == 0)
-			return errmsg_set(em, -EINVAL, "'%s' needs '%s'", burst_names[k],
+			return errmsg_set(em, -EINVAL,
+			        "'%s' is below '%s': raise it, or 0 for none", burst_names[k],
 			        bucket_names[k]);
+		if (burst > 0 && rate == 0)
+			return errmsg_set(
+			        em, -EINVAL, "'%s' needs '%s'", burst_names[k], bucket_names[k]);
 	}
 	if (group->set && strlen(group->text) > THROTTLE_GROUP_NAME_MAX)
 		return errmsg_set(em, -EINVAL, "name of the group is too long: at most %u bytes",
