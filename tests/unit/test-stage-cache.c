@@ -259,6 +259,28 @@ static void a_read_during_a_write_is_not_taken_in(void **state)
 	sim_close(&l);
 }
 
+static void read_the_new(struct stage_link *l)
+{
+	uint8_t buf[64 * KIB];
+
+	assert_int_equal(sim_read(l, 8192, buf, 4096), 4096);
+	assert_int_equal(buf[0], 7);
+}
+
+static void what_is_being_written_is_not_answered_from_before(void **state)
+{
+	struct meanwhile m = {.during = REQUEST_WRITE, .fn = read_the_new};
+	struct stage_link l;
+
+	open_plain(&l);
+	warm(&l, 0, 64 * KIB);
+	l.arg = &m;
+	l.after = meanwhile_hook; /* written, and the guest does not know yet: others may see it */
+	write_sevens(&l);
+	assert_true(m.done);
+	sim_close(&l);
+}
+
 static void a_rollback_drops_everything(void **state)
 {
 	uint8_t other[4096] = {9};
@@ -536,6 +558,7 @@ int main(void)
 	        cmocka_unit_test(long_changes_drop_only_their_range),
 	        cmocka_unit_test(a_read_that_a_write_overtook_is_not_taken_in),
 	        cmocka_unit_test(a_read_during_a_write_is_not_taken_in),
+	        cmocka_unit_test(what_is_being_written_is_not_answered_from_before),
 	        cmocka_unit_test(a_rollback_drops_everything),
 	        cmocka_unit_test(random_requests_match_the_disk),
 	        cmocka_unit_test(threads_never_read_back_in_time),

@@ -188,6 +188,8 @@ static void waiting_requests_go_in_the_order_of_their_time(void **state)
 		assert_true(reqs[i].done);
 		assert_int_equal(reqs[i].req.result, -EIO);
 		assert_in_range(reqs[i].done_ns - start_ns, NS_PER_MS, 51 * NS_PER_MS);
+		for (unsigned k = 0; k < i; k++) /* each at its own */
+			assert_true(reqs[k].done_ns != reqs[i].done_ns);
 	}
 	assert_true(last_ns - start_ns > 25 * NS_PER_MS);
 	sim_close(&l);
