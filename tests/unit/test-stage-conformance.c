@@ -16,7 +16,17 @@
 
 static const struct conformance_case cases[] = {
         {.type = "pass"},
+        {.type = "throttle", .settings = "iops=20000 bps=2G", .other = "iops=50000 group=g"},
+        {.type = "protect",
+                .settings = "ranges=1T+4K guard=on least=1T window=1s",
+                .other = "guard=on least=2T action=block"},
+        {.type = "cache", .settings = "reservation=1M limit=2M", .other = "limit=1M prefetch=0"},
+        {.type = "cache", .settings = "copies=on prefetch=64K", .other = "mode=writethrough"},
+        {.type = "cache", .settings = "mode=unsafe", .flags = CONFORMANCE_FLUSH_IGNORED},
         {.type = "scramble", .settings = "key=77"},
+        {.type = "fault",
+                .settings = "latency=20us jitter=200us probability=30",
+                .other = "op=write errno=EIO count=0 after=1000000000"},
 };
 
 static bool has_case(const char *type)

@@ -6,7 +6,11 @@
 const struct stage_type *const stage_builtin[] = {
         &stage_pass,
         &stage_scan,
+        &stage_throttle,
+        &stage_protect,
+        &stage_cache,
         &stage_scramble,
+        &stage_fault,
         &stage_dedupe,
         &stage_compress,
         &stage_encrypt,

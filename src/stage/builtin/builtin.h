@@ -9,7 +9,11 @@
 
 extern const struct stage_type stage_pass;
 extern const struct stage_type stage_scan;
+extern const struct stage_type stage_throttle;
+extern const struct stage_type stage_protect;
+extern const struct stage_type stage_cache;
 extern const struct stage_type stage_scramble;
+extern const struct stage_type stage_fault;
 
 /* chunk-stages.c */
 extern const struct stage_type stage_dedupe;
