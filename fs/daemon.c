@@ -7,8 +7,8 @@
  * So nobody waits for what will not come.
  *
  * Ending.  Whatever asks for it - umount(8), fusermount3, the control socket, SIGTERM, SIGINT - it
- * is the kernel's unmount that ends the loop, and one path from there: loop threads gone, control
- * quiet, vfs detached, store committed and closed, lock released, those answered who wait for it.
+ * is the kernel's unmount that ends the loop, and one path from there: loop threads gone, jobs of
+ * filters stopped, control quiet, vfs detached, store committed and closed, lock released, those answered who wait for it.
  * A signal that finds the mount in use writes the page cache back (syncfs), detaches the mount and
  * ends the loop all the same: a service manager will not wait for ever, and whoever has files open
  * gets errors, after everything written so far is safe.
@@ -48,6 +48,7 @@ struct daemon {
 	char *dir, *mountpoint; /* absolute, owned */
 	struct vfs *vfs;
 	struct datastore *ds;
+	struct manager *manager; /* NULL until the datastore is open */
 	struct session *session;
 	struct control_server *control; /* NULL until it serves */
 	struct errmsg start_em;         /* why the start failed, if it did */
@@ -181,7 +182,7 @@ static void signals_stop(struct daemon *d)
 
 static int control_start(struct daemon *d, struct errmsg *em)
 {
-	const struct control_host host = {d->ds, d->mountpoint, daemon_unmount, d};
+	const struct control_host host = {d->ds, d->mountpoint, daemon_unmount, d, d->manager};
 	const int r = control_server_start(&host, &d->control, em);
 
 	if (r < 0 && d->opt->store.read_only) { /* a read-only medium, or a second reader */
@@ -219,19 +220,50 @@ static void *start_main(void *arg)
 	return NULL;
 }
 
+/* Before any image is opened. */
+static int types_disable(const char *names, struct errmsg *em)
+{
+	CLEANUP(free_ptr) char *copy = strdup(names ? names : "");
+	char *save = NULL;
+	int r = copy ? 0 : errmsg_set(em, -ENOMEM, "out of memory");
+
+	for (char *name = copy ? strtok_r(copy, ",", &save) : NULL; name && !r;
+	        name = strtok_r(NULL, ",", &save))
+		r = stage_type_disable(name, em);
+	return r;
+}
+
+static int daemon_filters(struct daemon *d, struct errmsg *em)
+{
+	int r = manager_new(d->ds, d->vfs, &d->manager, em);
+
+	if (r < 0)
+		return r;
+	const struct vfs_filters filters = manager_filters(d->manager);
+	vfs_set_filters(d->vfs, &filters);
+	return 0;
+}
+
 static int daemon_open(struct daemon *d, struct errmsg *em)
 {
-	int r = vfs_new(&d->vfs);
+	int r = types_disable(d->opt->without, em);
 
+	if (r < 0)
+		return r;
+	r = vfs_new(&d->vfs);
 	if (r < 0)
 		return errmsg_set(em, r, "out of memory");
 	r = datastore_open(d->dir, &d->opt->store, vfs_collect_rows, d->vfs, &d->ds, em);
 	if (r < 0)
 		return r;
+	r = daemon_filters(d, em);
+	if (r < 0)
+		return r;
 	r = vfs_attach(d->vfs, d->ds->ns, d->ds->store, d->opt->store.read_only);
-	return r < 0 ? errmsg_set(em, r, "cannot read the top directory of '%s': %s", d->dir,
-	                       strerror(-r))
-	             : 0;
+	if (r < 0)
+		return errmsg_set(
+		        em, r, "cannot read the top directory of '%s': %s", d->dir, strerror(-r));
+	return manager_start(d->manager, em);
 }
 
 static int daemon_mount_session(struct daemon *d, struct errmsg *em)
@@ -278,10 +310,13 @@ static int daemon_serve(struct daemon *d, struct errmsg *em)
 static int daemon_close(struct daemon *d, int r, struct errmsg *em)
 {
 	session_free(d->session);
+	manager_stop(d->manager);
 	control_server_quiesce(d->control);
 	if (d->vfs)
 		vfs_detach(d->vfs);
+	manager_quiet(d->manager);
 	const int closed = d->ds ? datastore_close(d->ds) : 0;
+	manager_free(d->manager);
 	vfs_free(d->vfs);
 	control_server_stop(d->control, closed);
 	if (closed < 0 && !r)

@@ -12,6 +12,8 @@ struct mount_options {
 	bool allow_other, default_permissions; /* allow_other sets default_permissions too */
 	const char *fuse_options; /* further -o options for libfuse, comma separated; or NULL */
 	unsigned fuse_threads;    /* 0: default */
+	/* Filter types that this mount does without: comma separated, or NULL. */
+	const char *without;
 };
 
 /*

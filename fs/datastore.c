@@ -20,6 +20,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "fs/filter/manager.h"
 #include "fs/lock.h"
 
 #define CREATING_NAME "creating"
@@ -191,6 +192,13 @@ static void hook_committed(void *arg, uint64_t txg)
 	ns_committed(b->ds.ns, txg);
 }
 
+static int hook_policy(void *arg, uint64_t image, struct image_policy *ret_policy)
+{
+	struct binding *b = arg;
+
+	return manager_policy(b->ds.ns, image, ret_policy);
+}
+
 static int hook_replay(void *arg, const void *rows, size_t len)
 {
 	struct binding *b = arg;
@@ -207,9 +215,10 @@ static int store_start(struct binding *b, const struct datastore_options *opt,
 	const struct store_config cfg = {
 	        .io = b->ds.io,
 	        .meta = b->ds.meta,
-	        .hooks = {b, hook_collect, hook_committed, hook_replay},
+	        .keyring = b->ds.keyring,
+	        .hooks = {b, hook_collect, hook_committed, hook_replay, hook_policy},
 	        .overlay_bytes = opt->overlay_bytes ? opt->overlay_bytes : OVERLAY_DEFAULT_BYTES,
-	        .cache_bytes = opt->cache_bytes ? opt->cache_bytes : CACHE_DEFAULT_BYTES,
+	        .cache_bytes = b->ds.cache_bytes,
 	        .index_bytes = index_bytes ? index_bytes : INDEX_DEFAULT_BYTES,
 	        .map_bytes = opt->map_bytes ? opt->map_bytes : MAP_DEFAULT_BYTES,
 	        .threads = opt->threads,
@@ -221,6 +230,18 @@ static int store_start(struct binding *b, const struct datastore_options *opt,
 
 	if (r < 0)
 		b->ds.store = NULL; /* hook_opened may have set it */
+	return r;
+}
+
+/* With domain 0 only: nothing is unlocked yet. */
+static int keyring_start(struct datastore *ds)
+{
+	struct store_state state;
+	int r = ds->meta->ops->state_get(ds->meta, &state);
+
+	if (r == 0)
+		r = keyring_new(state.uuid, state.domain_key, &ds->keyring);
+	explicit_bzero(state.domain_key, sizeof(state.domain_key));
 	return r;
 }
 
@@ -241,6 +262,10 @@ static int parts_open(struct binding *b, const struct datastore_options *opt, st
 		return r;
 	const struct ns_sink sink = {ds, sink_append, sink_txg};
 	ns_set_sink(ds->ns, &sink);
+	r = keyring_start(ds);
+	if (r < 0)
+		return errmsg_set(
+		        em, r, "cannot read the metadata of '%s': %s", ds->dir, strerror(-r));
 	return store_start(b, opt, &info, em);
 }
 
@@ -270,6 +295,7 @@ static int dir_check(struct io *io, const char *dir, struct errmsg *em)
 /* Frees what is open, without a commit when the store is still there. */
 static void datastore_free(struct datastore *ds)
 {
+	keyring_free(ds->keyring);
 	ns_close(ds->ns);
 	meta_close(ds->meta);
 	io_free(ds->io);
@@ -319,6 +345,8 @@ int datastore_open(const char *dir, const struct datastore_options *opt,
 	b->collect_rows = collect_rows;
 	b->arg = arg;
 	b->ds.lock_fd = -1;
+	b->ds.read_only = opt->read_only;
+	b->ds.cache_bytes = opt->cache_bytes ? opt->cache_bytes : CACHE_DEFAULT_BYTES;
 	b->ds.opened_wall_ns = clock_wall_ns();
 	b->ds.dir = realpath(dir, NULL);
 	const int r = b->ds.dir ? datastore_start(b, opt, em)

@@ -26,8 +26,11 @@ struct datastore {
 	int lock_fd;
 	struct meta *meta;
 	struct ns *ns;
+	struct keyring *keyring; /* the store's; keys come from fs/filter/keys.h */
 	struct store *store;
 	uint64_t opened_wall_ns;
+	uint64_t cache_bytes; /* of the chunk cache */
+	bool read_only;
 };
 
 /* "64M", "2G", "1T", plain bytes; -EINVAL otherwise. */

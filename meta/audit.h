@@ -4,7 +4,8 @@
  * An entry is a JSON object, canonical (keys sorted, no spaces):
  *	{"seq", "time_ns", "uid", "pid", "user", "program", "action", "inode", "target", "type",
  *	 "old", "new", "prev"}
- * and is stored with "hash": SHA-256 (libcrypto) over prev's hash and those bytes, in hex.  Changing,
+ * (prev: the hash of the entry before it, "" in the first) and is stored with "hash": SHA-256
+ * (libcrypto) over prev's hash and those bytes, in hex.  Changing,
  * removing, reordering or inserting an entry breaks the chain at that place; cutting its end off
  * shows against a hash that was kept elsewhere: each entry's number and hash also go to the log
  * (the journal), and verification takes one to look for.
@@ -25,19 +26,24 @@ struct audit_entry {
 	const char *type;    /* filter type, policy or key name; "" */
 	const char *old_value, *new_value; /* settings as text, or a reason; "" */
 };
+/*
+ * Before the gate, where it can be done: looks up the name of a user, which may take long; it is
+ * then remembered.  audit_append does it itself when it was not done.
+ */
+void audit_prepare(uint32_t uid);
 /* Inside the gate; one at a time (the caller's lock).  Logs number and hash. */
 int audit_append(struct ns *ns, const struct audit_entry *e) MUST_CHECK;
 
-/* inode 0: all.  fn gets each stored object (borrowed), in order. */
+/* inode 0: all.  fn gets each stored object (borrowed), in order; non-zero stops and is returned. */
 typedef int audit_fn(void *arg, json_t *entry);
 int audit_each(struct ns *ns, uint64_t inode, audit_fn *fn, void *arg) MUST_CHECK;
 
 struct audit_verdict {
 	uint64_t entries;
-	char head[65];       /* hash of the last entry; "" when there is none */
-	uint64_t bad_seq;    /* first entry that does not fit; 0: the chain is whole */
-	char why[160];       /* what is wrong with it */
-	bool expected_found; /* the hash that was asked for is in the chain */
+	char head[65];    /* hash of the last entry; "" when there is none */
+	uint64_t bad_seq; /* first entry that does not fit, by its place; 0: the chain is whole */
+	char why[160];    /* what is wrong with it */
+	bool expected_found; /* the hash that was asked for is in the chain, before any break */
 };
 /* expect: a hash noted earlier, or NULL. */
 int audit_verify(struct ns *ns, const char *expect, struct audit_verdict *ret_verdict) MUST_CHECK;

@@ -25,6 +25,19 @@ struct check_query {
 	const char *sql;
 };
 
+#define RECORDS_OF_INODES(table)                                                                   \
+	{                                                                                          \
+		table "s",                                                                         \
+		        "SELECT DISTINCT 'there is a row in " table " of inode ' ||"               \
+		        " t.owner || ', which does not exist' FROM " table " t LEFT JOIN inode i"  \
+		        " ON i.ino = t.owner WHERE i.ino IS NULL"                                  \
+	}
+#define RECORDS_OF_JSON(table)                                                                     \
+	{                                                                                          \
+		table "s", "SELECT 'row (' || owner || ', ' || id || ') of " table                 \
+		           " is not JSON' FROM " table " WHERE NOT json_valid(value)"              \
+	}
+
 static const struct check_query queries[] = {
         {"datastore row",
                 "SELECT 'there is no datastore row' WHERE (SELECT count(*) FROM datastore) <> 1"},
@@ -87,6 +100,27 @@ static const struct check_query queries[] = {
                 "SELECT DISTINCT 'there are extended attributes of inode ' || x.ino || ', which "
                 "does not exist'"
                 " FROM xattr x LEFT JOIN inode i ON i.ino = x.ino WHERE i.ino IS NULL"},
+        RECORDS_OF_INODES("attachment"),
+        RECORDS_OF_INODES("filter_state"),
+        RECORDS_OF_INODES("job"),
+        RECORDS_OF_INODES("flag"),
+        RECORDS_OF_JSON("attachment"),
+        RECORDS_OF_JSON("policy"),
+        RECORDS_OF_JSON("job"),
+        RECORDS_OF_JSON("key"),
+        RECORDS_OF_JSON("audit"),
+        {"numbers of records",
+                "SELECT text || ' is beyond the highest number given out' FROM ("
+                "SELECT 'attachment ' || id AS text, id AS n FROM attachment"
+                " UNION ALL SELECT 'filter state of ' || (id >> 16), id >> 16 FROM filter_state"
+                " UNION ALL SELECT 'policy ' || id, id FROM policy"
+                " UNION ALL SELECT 'job ' || id, id FROM job"
+                " UNION ALL SELECT 'key ' || id, id FROM key"
+                " UNION ALL SELECT 'crypto domain ' || owner, owner FROM keyslot)"
+                " WHERE n >= (SELECT next_number FROM datastore)"},
+        {"audit trail", "SELECT 'audit entry ' || id || ' does not follow another' FROM audit"
+                        " WHERE owner <> 0 OR (id <> 1 AND NOT EXISTS"
+                        " (SELECT 1 FROM audit b WHERE b.owner = 0 AND b.id = audit.id - 1))"},
         {"images", "SELECT 'there is an image of inode ' || m.image || ', which is no regular "
                    "file' FROM image m"
                    " LEFT JOIN inode i ON i.ino = m.image WHERE i.ino IS NULL OR NOT " IS_REG},

@@ -28,6 +28,25 @@
 	"id, gen, tier, domain, state, bytes, slots, live_chunks, live_bytes, file_bytes, "        \
 	"created_txg"
 
+#define RECORD_SQL(table, name)                                                                    \
+	[STMT_RECORD_FIRST + (table - 1) * RECORD_STMTS +                                          \
+	        RECORD_STMT_GET] = "SELECT value FROM " name " WHERE owner = ? AND id = ?",        \
+	        [STMT_RECORD_FIRST + (table - 1) * RECORD_STMTS + RECORD_STMT_EACH] =              \
+	                "SELECT owner, id, value FROM " name                                       \
+	                " WHERE owner = ? AND id >= ? ORDER BY id LIMIT ?",                        \
+	        [STMT_RECORD_FIRST + (table - 1) * RECORD_STMTS + RECORD_STMT_EACH_OWNER] =        \
+	                "SELECT owner, id, value FROM " name                                       \
+	                " WHERE (owner, id) >= (?, ?) ORDER BY owner, id LIMIT ?",                 \
+	        [STMT_RECORD_FIRST + (table - 1) * RECORD_STMTS + RECORD_STMT_BEFORE] =            \
+	                "SELECT id FROM " name                                                     \
+	                " WHERE owner = ? AND id <= ? ORDER BY id DESC LIMIT 1",                   \
+	        [STMT_RECORD_FIRST + (table - 1) * RECORD_STMTS + RECORD_STMT_PUT] =               \
+	                "INSERT OR REPLACE INTO " name " (owner, id, value) VALUES (?, ?, ?)",     \
+	        [STMT_RECORD_FIRST + (table - 1) * RECORD_STMTS + RECORD_STMT_DEL] =               \
+	                "DELETE FROM " name " WHERE owner = ? AND id = ?",                         \
+	        [STMT_RECORD_FIRST + (table - 1) * RECORD_STMTS + RECORD_STMT_DEL_ALL] =           \
+	                "DELETE FROM " name " WHERE owner = ?"
+
 static const char *const stmt_sql[STMT_COUNT] = {
         [STMT_BEGIN] = "BEGIN IMMEDIATE",
         [STMT_COMMIT] = "COMMIT",
@@ -40,10 +59,11 @@ static const char *const stmt_sql[STMT_COUNT] = {
                 " log_tail_off = ?, log_tail_seq = ? WHERE id = 1",
         [STMT_INFO_GET] =
                 "SELECT uuid, index_bytes, log_bytes, created_ns FROM datastore WHERE id = 1",
-        [STMT_NEXT_GET] = "SELECT next_ino, next_dirent FROM datastore WHERE id = 1",
-        [STMT_NEXT_RAISE] = "UPDATE datastore SET next_ino = max(next_ino, ?1), next_dirent = "
-                            "max(next_dirent, ?2)"
-                            " WHERE id = 1 AND (next_ino < ?1 OR next_dirent < ?2)",
+        [STMT_NEXT_GET] = "SELECT next_ino, next_dirent, next_number FROM datastore WHERE id = 1",
+        [STMT_NEXT_RAISE] =
+                "UPDATE datastore SET next_ino = max(next_ino, ?1), next_dirent = max(next_dirent,"
+                " ?2), next_number = max(next_number, ?3) WHERE id = 1 AND"
+                " (next_ino < ?1 OR next_dirent < ?2 OR next_number < ?3)",
         [STMT_NODE_GET] = "SELECT blob FROM node WHERE id = ?",
         [STMT_NODE_EACH] = "SELECT id FROM node WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?",
         [STMT_NODE_PUT] = "INSERT OR REPLACE INTO node (id, blob) VALUES (?, ?)",
@@ -83,6 +103,14 @@ static const char *const stmt_sql[STMT_COUNT] = {
         [STMT_XATTR_PUT] = "INSERT OR REPLACE INTO xattr (ino, name, value) VALUES (?, ?, ?)",
         [STMT_XATTR_DEL] = "DELETE FROM xattr WHERE ino = ? AND name = ?",
         [STMT_XATTR_DEL_ALL] = "DELETE FROM xattr WHERE ino = ?",
+        RECORD_SQL(RECORD_ATTACHMENT, "attachment"),
+        RECORD_SQL(RECORD_FILTER_STATE, "filter_state"),
+        RECORD_SQL(RECORD_POLICY, "policy"),
+        RECORD_SQL(RECORD_JOB, "job"),
+        RECORD_SQL(RECORD_KEY, "key"),
+        RECORD_SQL(RECORD_KEYSLOT, "keyslot"),
+        RECORD_SQL(RECORD_AUDIT, "audit"),
+        RECORD_SQL(RECORD_FLAG, "flag"),
 };
 
 int db_errno(int rc)
@@ -182,6 +210,27 @@ void db_bind_ints(sqlite3_stmt *st, int first, const uint64_t *values, int n)
 void db_bind_bytes(sqlite3_stmt *st, int param, const void *data, size_t len)
 {
 	sqlite3_bind_blob64(st, param, len ? data : "", len, SQLITE_STATIC);
+}
+
+void db_bind_text(sqlite3_stmt *st, int param, const void *data, size_t len)
+{
+	sqlite3_bind_text64(st, param, len ? data : "", len, SQLITE_STATIC, SQLITE_UTF8);
+}
+
+/* NULL with bytes to come means that its pages could not be read. */
+int db_bytes(struct db *d, sqlite3_stmt *st, int col, const void **ret_p, size_t *ret_len)
+{
+	const void *p = sqlite3_column_blob(st, col);
+	const size_t len = (size_t)sqlite3_column_bytes(st, col);
+
+	if (!p) {
+		const int r = db_errno(sqlite3_errcode(d->handle));
+		if (r < 0)
+			return r;
+	}
+	*ret_p = p;
+	*ret_len = len;
+	return 0;
 }
 
 uint64_t db_u64(sqlite3_stmt *st, int col)

@@ -9,8 +9,21 @@
 
 #include "base/compiler.h"
 #include "meta/dbvfs.h"
+#include "meta/records.h"
 
 enum db_role { DB_WRITER, DB_READER };
+
+/* What is done with the rows of a record table. */
+enum record_stmt {
+	RECORD_STMT_GET,
+	RECORD_STMT_EACH,       /* of one owner */
+	RECORD_STMT_EACH_OWNER, /* of all */
+	RECORD_STMT_BEFORE,     /* the highest id of an owner up to one */
+	RECORD_STMT_PUT,
+	RECORD_STMT_DEL,
+	RECORD_STMT_DEL_ALL, /* of an owner */
+	RECORD_STMTS,
+};
 
 /* Kept in step with the table in db.c. */
 enum db_stmt {
@@ -52,8 +65,15 @@ enum db_stmt {
 	STMT_XATTR_PUT,
 	STMT_XATTR_DEL,
 	STMT_XATTR_DEL_ALL,
-	STMT_COUNT,
+	STMT_RECORD_FIRST, /* of each table in turn: db_record_stmt */
+	STMT_COUNT = STMT_RECORD_FIRST + (RECORD_TABLES - 1) * RECORD_STMTS,
 };
+
+static inline enum db_stmt db_record_stmt(enum record_table table, enum record_stmt stmt)
+{
+	ASSERT(table > 0 && table < RECORD_TABLES);
+	return (enum db_stmt)(STMT_RECORD_FIRST + (table - 1) * RECORD_STMTS + stmt);
+}
 
 struct db {
 	sqlite3 *handle;
@@ -85,4 +105,9 @@ int db_run(struct db *d, sqlite3_stmt *st) MUST_CHECK;
 /* Binds as many integers as n says, from parameter `first` on. */
 void db_bind_ints(sqlite3_stmt *st, int first, const uint64_t *values, int n);
 void db_bind_bytes(sqlite3_stmt *st, int param, const void *data, size_t len);
+/* The same bytes as text (UTF-8), for columns that people read. */
+void db_bind_text(sqlite3_stmt *st, int param, const void *data, size_t len);
+/* A blob or text column in place, until the statement moves on.  -EIO: its pages cannot be read. */
+int db_bytes(
+        struct db *d, sqlite3_stmt *st, int col, const void **ret_p, size_t *ret_len) MUST_CHECK;
 uint64_t db_u64(sqlite3_stmt *st, int col);

@@ -54,22 +54,6 @@ static int query_one(
 	return r;
 }
 
-/* A blob column; NULL with bytes to come means that its pages could not be read. */
-static int take_blob(struct db *d, sqlite3_stmt *st, int col, const void **ret_p, size_t *ret_len)
-{
-	const void *p = sqlite3_column_blob(st, col);
-	const size_t len = (size_t)sqlite3_column_bytes(st, col);
-
-	if (!p) {
-		const int r = db_errno(sqlite3_errcode(d->handle));
-		if (r < 0)
-			return r;
-	}
-	*ret_p = p;
-	*ret_len = len;
-	return 0;
-}
-
 static void take_inode(sqlite3_stmt *st, struct ns_inode *i)
 {
 	*i = (struct ns_inode){
@@ -187,7 +171,7 @@ static int take_value(struct db *d, sqlite3_stmt *st, void *arg)
 {
 	const void *p = NULL;
 	size_t len = 0;
-	const int r = take_blob(d, st, 0, &p, &len);
+	const int r = db_bytes(d, st, 0, &p, &len);
 
 	return r < 0 ? r : value_copy(arg, p, len);
 }
@@ -252,7 +236,7 @@ static int read_xattr_names(struct ns *ns, uint64_t ino, struct bytes_out *out)
 		while ((r = db_next(d, st)) == 1) {
 			const void *p = NULL;
 			size_t len = 0;
-			r = take_blob(d, st, 0, &p, &len);
+			r = db_bytes(d, st, 0, &p, &len);
 			if (r < 0)
 				break;
 			bytes_append(out, p, len);
@@ -284,7 +268,7 @@ static void merge_xattr_names(
 	}
 }
 
-static uint64_t drops_now(struct ns *ns)
+uint64_t ns_drops(struct ns *ns)
 {
 	pthread_mutex_lock(&ns->lock);
 	const uint64_t drops = ns->drops;
@@ -299,7 +283,7 @@ static int xattr_names(struct ns *ns, uint64_t ino, struct bytes_out *out)
 
 	while (!done && r == 0) {
 		struct bytes_out committed = {0};
-		const uint64_t drops = drops_now(ns);
+		const uint64_t drops = ns_drops(ns);
 		r = read_xattr_names(ns, ino, &committed);
 		pthread_mutex_lock(&ns->lock);
 		done = ns->drops == drops;
@@ -371,7 +355,7 @@ static int read_names(struct listing *l)
 			        db_u64(st, 0), db_u64(st, 1), (uint32_t)db_u64(st, 2)};
 			const void *p = NULL;
 			size_t len = 0;
-			r = take_blob(d, st, 3, &p, &len);
+			r = db_bytes(d, st, 3, &p, &len);
 			if (r == 0)
 				r = listed_set(&l->committed[l->n_committed], &row, p, len);
 			if (r < 0)
@@ -427,7 +411,7 @@ static int next_names(struct listing *l)
 	int r = 0;
 
 	while (!done && r == 0) {
-		const uint64_t drops = drops_now(l->ns);
+		const uint64_t drops = ns_drops(l->ns);
 		r = read_names(l);
 		pthread_mutex_lock(&l->ns->lock);
 		done = l->ns->drops == drops;

@@ -10,7 +10,7 @@
  * follow each other, so tags only grow, and the entries to drop are the oldest.
  *
  * Directory entries get an id, which is their cookie: from a counter that only grows, and kept when
- * a name is replaced.  Inode numbers come from such a counter too.  Both start from what meta.db
+ * a name is replaced.  Inode numbers, and the numbers of records, come from such counters too.  They start from what meta.db
  * recorded (rows-apply.c raises its counters with every row) and are raised by the rows of the
  * intent log.
  */
@@ -40,6 +40,7 @@ static int read_counters(struct ns *ns)
 	if (r == 1) {
 		ns->next_ino = db_u64(st, 0);
 		ns->next_dirent = db_u64(st, 1);
+		ns->next_number = db_u64(st, 2);
 		db_done(st);
 	}
 	metadb_reader_done(ns->m, d);
@@ -86,18 +87,25 @@ uint64_t ns_ino_alloc(struct ns *ns)
 	return atomic_fetch_add(&ns->next_ino, 1);
 }
 
+uint64_t ns_number_alloc(struct ns *ns)
+{
+	return atomic_fetch_add(&ns->next_number, 1);
+}
+
 static void take(struct ns *ns, struct pending_entry *e, uint64_t txg)
 {
 	if (e->kind == PENDING_INODE && !e->gone)
 		raise_to(&ns->next_ino, e->owner + 1);
 	if (e->kind == PENDING_NAME && !e->gone)
 		raise_to(&ns->next_dirent, e->id + 1);
+	if (e->kind == PENDING_RECORD && !e->gone)
+		raise_to(&ns->next_number, record_number(e->table, e->owner, e->id) + 1);
 	pthread_mutex_lock(&ns->lock);
 	pending_take(&ns->pending, e, txg);
 	pthread_mutex_unlock(&ns->lock);
 }
 
-static int change(struct ns *ns, const struct row *row)
+int ns_change(struct ns *ns, const struct row *row)
 {
 	struct bytes_out out = {0};
 	struct row checked;
@@ -126,14 +134,14 @@ int ns_inode_put(struct ns *ns, const struct ns_inode *inode)
 {
 	const struct row row = {.type = ROW_INODE_PUT, .inode = *inode};
 
-	return change(ns, &row);
+	return ns_change(ns, &row);
 }
 
 int ns_inode_del(struct ns *ns, uint64_t ino)
 {
 	const struct row row = {.type = ROW_INODE_DEL, .owner = ino};
 
-	return change(ns, &row);
+	return ns_change(ns, &row);
 }
 
 int ns_name_put(struct ns *ns, uint64_t dir, const char *name, uint64_t ino, uint32_t mode)
@@ -149,7 +157,7 @@ int ns_name_put(struct ns *ns, uint64_t dir, const char *name, uint64_t ino, uin
 	if (r < 0 && r != -ENOENT)
 		return r;
 	row.id = r == 0 ? was.id : atomic_fetch_add(&ns->next_dirent, 1);
-	return change(ns, &row);
+	return ns_change(ns, &row);
 }
 
 int ns_name_del(struct ns *ns, uint64_t dir, const char *name)
@@ -157,7 +165,7 @@ int ns_name_del(struct ns *ns, uint64_t dir, const char *name)
 	const struct row row = {
 	        .type = ROW_NAME_DEL, .owner = dir, .name = name, .name_len = strlen(name)};
 
-	return change(ns, &row);
+	return ns_change(ns, &row);
 }
 
 int ns_symlink_put(struct ns *ns, uint64_t ino, const char *target)
@@ -167,7 +175,7 @@ int ns_symlink_put(struct ns *ns, uint64_t ino, const char *target)
 	        .value = target,
 	        .value_len = strlen(target)};
 
-	return row.value_len > ROWS_TARGET_MAX ? -ENAMETOOLONG : change(ns, &row);
+	return row.value_len > ROWS_TARGET_MAX ? -ENAMETOOLONG : ns_change(ns, &row);
 }
 
 int ns_xattr_put(struct ns *ns, uint64_t ino, const char *name, const void *value, size_t len)
@@ -181,7 +189,7 @@ int ns_xattr_put(struct ns *ns, uint64_t ino, const char *name, const void *valu
 
 	if (row.name_len > NS_NAME_MAX)
 		return -ERANGE;
-	return len > XATTR_SIZE_MAX_BYTES ? -E2BIG : change(ns, &row);
+	return len > XATTR_SIZE_MAX_BYTES ? -E2BIG : ns_change(ns, &row);
 }
 
 int ns_xattr_del(struct ns *ns, uint64_t ino, const char *name)
@@ -191,7 +199,7 @@ int ns_xattr_del(struct ns *ns, uint64_t ino, const char *name)
 	size_t len = 0;
 	const int r = ns_xattr_get(ns, ino, name, NULL, 0, &len);
 
-	return r < 0 ? r : change(ns, &row);
+	return r < 0 ? r : ns_change(ns, &row);
 }
 
 void ns_committed(struct ns *ns, uint64_t txg)

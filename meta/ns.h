@@ -1,5 +1,5 @@
 /*
- * ns.h - the inside of struct ns, shared by namespace.c (changes) and namespace-read.c
+ * ns.h - the inside of struct ns, shared by namespace.c (changes), namespace-read.c and records.c
  *
  * Private to meta/.  Lock order: change_lock, the sink's own, lock.
  */
@@ -14,7 +14,7 @@
 struct ns {
 	struct metadb *m; /* not owned */
 	struct ns_sink sink;
-	_Atomic uint64_t next_ino, next_dirent;
+	_Atomic uint64_t next_ino, next_dirent, next_number;
 	pthread_mutex_t change_lock; /* rows reach sink and pending view in one order */
 	pthread_mutex_t lock;        /* guards what follows; never held while SQLite reads */
 	struct pending pending;
@@ -27,3 +27,8 @@ struct name_row {
 	uint32_t mode;
 };
 int ns_name_row(struct ns *ns, uint64_t dir, const char *name, struct name_row *ret_row) MUST_CHECK;
+
+/* Makes a change: row into the sink and the pending view. */
+int ns_change(struct ns *ns, const struct row *row) MUST_CHECK;
+/* The number of groups dropped so far: unchanged, what was read in between is still to be merged. */
+uint64_t ns_drops(struct ns *ns);

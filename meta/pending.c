@@ -6,12 +6,12 @@
  * memory of its own, since nobody reads the group's state but SQLite, which gets it from the row
  * log.
  *
- * Live names and xattrs also hang in treaps (Aragon and Seidel, "Randomized search trees", 1989),
+ * Live names, xattrs and records also hang in treaps (Aragon and Seidel, "Randomized search trees", 1989),
  * so that a directory of any size is listed in order of id from any cookie, and an inode's names
  * are found, without sorting.  Deleted ones are only in the hash table: they hide a committed row,
  * and are not listed.
  *
- * Deleting an inode takes its xattrs and symlink along: pending ones are dropped here, committed
+ * Deleting an inode takes its xattrs, records and symlink along: pending ones are dropped here, committed
  * ones are hidden by `wiped_txg` until the group that deleted it is committed.
  */
 #include "meta/pending.h"
@@ -19,7 +19,8 @@
 #include <errno.h>
 #include <xxhash.h>
 
-#define BUCKETS_MIN 256u
+#define BUCKETS_MIN    256u
+#define RECORD_KEY_LEN 9u /* table and id, as the name of an entry */
 
 /* --- treap --- */
 
@@ -78,17 +79,41 @@ static void tree_remove(struct pending_node **root, struct pending_node *n)
 	*root = a ? a : b;
 }
 
-/* The first node with this hi and a lo above; or NULL. */
-static const struct pending_node *tree_after(const struct pending_node *t, uint64_t hi, uint64_t lo)
+/* The first node at or after (hi, lo); or NULL. */
+static const struct pending_node *tree_from(const struct pending_node *t, uint64_t hi, uint64_t lo)
 {
 	const struct pending_node *best = NULL;
 
 	while (t) {
-		if (t->hi > hi || (t->hi == hi && t->lo > lo)) {
+		if (t->hi > hi || (t->hi == hi && t->lo >= lo)) {
 			best = t;
 			t = t->left;
 		} else {
 			t = t->right;
+		}
+	}
+	return best;
+}
+
+/* The first node with this hi and a lo above; or NULL. */
+static const struct pending_node *tree_after(const struct pending_node *t, uint64_t hi, uint64_t lo)
+{
+	const struct pending_node *n = lo < UINT64_MAX ? tree_from(t, hi, lo + 1) : NULL;
+
+	return n && n->hi == hi ? n : NULL;
+}
+
+/* The last node with this hi; or NULL. */
+static const struct pending_node *tree_last(const struct pending_node *t, uint64_t hi)
+{
+	const struct pending_node *best = NULL;
+
+	while (t) {
+		if (t->hi <= hi) {
+			best = t;
+			t = t->right;
+		} else {
+			t = t->left;
 		}
 	}
 	return best && best->hi == hi ? best : NULL;
@@ -103,13 +128,34 @@ static uint32_t next_priority(struct pending *p)
 	return (uint32_t)((p->random * 0x2545f4914f6cdd1dull) >> 32);
 }
 
+/* The treap that lists e by owner; NULL: none. */
+static struct pending_node **tree_of(struct pending *p, const struct pending_entry *e)
+{
+	if (e->gone)
+		return NULL;
+	switch (e->kind) {
+	case PENDING_NAME:
+		return &p->names;
+	case PENDING_XATTR:
+		return &p->xattrs;
+	case PENDING_RECORD:
+		return &p->records[e->table];
+	case PENDING_INODE:
+	case PENDING_SYMLINK:
+		break;
+	}
+	return NULL;
+}
+
 static void index_add(struct pending *p, struct pending_entry *e)
 {
-	if (e->gone || (e->kind != PENDING_NAME && e->kind != PENDING_XATTR))
+	struct pending_node **tree = tree_of(p, e);
+
+	if (!tree)
 		return;
 	e->by_owner =
 	        (struct pending_node){.hi = e->owner, .lo = e->id, .priority = next_priority(p)};
-	tree_insert(e->kind == PENDING_NAME ? &p->names : &p->xattrs, &e->by_owner);
+	tree_insert(tree, &e->by_owner);
 	if (e->kind != PENDING_NAME)
 		return;
 	e->by_ino = (struct pending_node){.hi = e->ino, .lo = e->id, .priority = next_priority(p)};
@@ -118,9 +164,11 @@ static void index_add(struct pending *p, struct pending_entry *e)
 
 static void index_remove(struct pending *p, struct pending_entry *e)
 {
-	if (e->gone || (e->kind != PENDING_NAME && e->kind != PENDING_XATTR))
+	struct pending_node **tree = tree_of(p, e);
+
+	if (!tree)
 		return;
-	tree_remove(e->kind == PENDING_NAME ? &p->names : &p->xattrs, &e->by_owner);
+	tree_remove(tree, &e->by_owner);
 	if (e->kind == PENDING_NAME)
 		tree_remove(&p->inos, &e->by_ino);
 }
@@ -130,7 +178,7 @@ static void index_remove(struct pending *p, struct pending_entry *e)
 static struct pending_entry **bucket_of(const struct pending *p, enum pending_kind kind,
         uint64_t owner, const void *name, size_t name_len)
 {
-	const uint64_t h = XXH3_64bits_withSeed(name, name_len, owner * 4 + kind);
+	const uint64_t h = XXH3_64bits_withSeed(name, name_len, owner * 8 + kind);
 
 	return &p->buckets[h & (p->n_buckets - 1)];
 }
@@ -235,12 +283,21 @@ static enum pending_kind kind_of(enum row_type type)
 		return PENDING_NAME;
 	case ROW_XATTR_PUT:
 	case ROW_XATTR_DEL:
+		return PENDING_XATTR;
+	case ROW_RECORD_PUT:
+	case ROW_RECORD_DEL:
 		break;
 	}
-	return PENDING_XATTR;
+	return PENDING_RECORD;
 }
 
-struct pending_entry *pending_entry_new(const struct row *row)
+static void record_key(enum record_table table, uint64_t id, uint8_t ret_key[RECORD_KEY_LEN])
+{
+	put_u8(ret_key, (uint8_t)table);
+	put_u64(ret_key + 1, id);
+}
+
+static struct pending_entry *entry_new(const struct row *row)
 {
 	struct pending_entry *e = calloc(1, sizeof(*e) + row->name_len + row->value_len);
 
@@ -248,7 +305,8 @@ struct pending_entry *pending_entry_new(const struct row *row)
 		return NULL;
 	e->kind = kind_of(row->type);
 	e->gone = row->type == ROW_INODE_DEL || row->type == ROW_NAME_DEL ||
-	          row->type == ROW_XATTR_DEL;
+	          row->type == ROW_XATTR_DEL || row->type == ROW_RECORD_DEL;
+	e->table = row->table;
 	e->owner = row->type == ROW_INODE_PUT ? row->inode.ino : row->owner;
 	e->id = row->id;
 	e->ino = row->ino;
@@ -264,9 +322,34 @@ struct pending_entry *pending_entry_new(const struct row *row)
 	return e;
 }
 
+struct pending_entry *pending_entry_new(const struct row *row)
+{
+	struct row keyed = *row;
+	uint8_t key[RECORD_KEY_LEN];
+
+	if (row->type != ROW_RECORD_PUT && row->type != ROW_RECORD_DEL)
+		return entry_new(row);
+	record_key(row->table, row->id, key);
+	keyed.name = key;
+	keyed.name_len = sizeof(key);
+	return entry_new(&keyed);
+}
+
+static void wipe_records(struct pending *p, enum record_table table, uint64_t ino)
+{
+	const struct pending_entry *e;
+
+	while ((e = pending_record_last(p, table, ino)))
+		key_drop(p, PENDING_RECORD, ino, e->name, e->name_len);
+}
+
 static void wipe(struct pending *p, uint64_t ino)
 {
 	const struct pending_entry *e;
+
+	for (enum record_table t = 1; t < RECORD_TABLES; t++)
+		if (record_of_inode(t))
+			wipe_records(p, t, ino);
 
 	while ((e = pending_xattr_after(p, ino, NULL)))
 		key_drop(p, PENDING_XATTR, ino, e->name, e->name_len);
@@ -340,6 +423,31 @@ const struct pending_entry *pending_xattr_after(
         const struct pending *p, uint64_t ino, const struct pending_entry *e)
 {
 	const struct pending_node *n = tree_after(p->xattrs, ino, e ? e->id : 0);
+
+	return n ? CONTAINER_OF(n, struct pending_entry, by_owner) : NULL;
+}
+
+const struct pending_entry *pending_record(
+        const struct pending *p, enum record_table table, uint64_t owner, uint64_t id)
+{
+	uint8_t key[RECORD_KEY_LEN];
+
+	record_key(table, id, key);
+	return pending_find(p, PENDING_RECORD, owner, key, sizeof(key));
+}
+
+const struct pending_entry *pending_record_from(
+        const struct pending *p, enum record_table table, uint64_t owner, uint64_t id)
+{
+	const struct pending_node *n = tree_from(p->records[table], owner, id);
+
+	return n ? CONTAINER_OF(n, struct pending_entry, by_owner) : NULL;
+}
+
+const struct pending_entry *pending_record_last(
+        const struct pending *p, enum record_table table, uint64_t owner)
+{
+	const struct pending_node *n = tree_last(p->records[table], owner);
 
 	return n ? CONTAINER_OF(n, struct pending_entry, by_owner) : NULL;
 }

@@ -8,7 +8,7 @@
 
 #include "meta/rows.h"
 
-enum pending_kind { PENDING_INODE, PENDING_SYMLINK, PENDING_NAME, PENDING_XATTR };
+enum pending_kind { PENDING_INODE, PENDING_SYMLINK, PENDING_NAME, PENDING_XATTR, PENDING_RECORD };
 
 /* Of a treap; ordered by (hi, lo), then address. */
 struct pending_node {
@@ -20,8 +20,9 @@ struct pending_node {
 struct pending_entry {
 	struct pending_entry *hash_next;
 	struct pending_entry *older, *newer; /* all, by txg */
-	struct pending_node by_owner; /* live names: (directory, id); live xattrs: (inode, order) */
-	struct pending_node by_ino;   /* live names: (inode, id) */
+	/* live names: (directory, id); live xattrs: (inode, order); live records: (owner, id) */
+	struct pending_node by_owner;
+	struct pending_node by_ino; /* live names: (inode, id) */
 	enum pending_kind kind;
 	bool gone; /* deleted: hides the committed row */
 	uint64_t txg;
@@ -29,19 +30,21 @@ struct pending_entry {
 	 * and the committed symlink are hidden, also when the inode is back */
 	uint64_t wiped_txg;
 	uint64_t owner;
-	uint64_t id, ino;      /* NAME */
-	uint32_t mode;         /* NAME */
-	struct ns_inode inode; /* INODE */
+	uint64_t id;             /* NAME, RECORD */
+	uint64_t ino;            /* NAME */
+	enum record_table table; /* RECORD */
+	uint32_t mode;           /* NAME */
+	struct ns_inode inode;   /* INODE */
 	size_t name_len, value_len;
-	uint8_t *value; /* SYMLINK, XATTR: behind name, in the same allocation */
-	char name[];    /* NAME, XATTR */
+	uint8_t *value; /* SYMLINK, XATTR, RECORD: behind name, in the same allocation */
+	char name[];    /* NAME, XATTR; RECORD: its table and id, for the key */
 };
 
 struct pending {
 	struct pending_entry **buckets; /* owned */
 	size_t n_buckets, n;
 	struct pending_entry *oldest, *newest;
-	struct pending_node *names, *inos, *xattrs;
+	struct pending_node *names, *inos, *xattrs, *records[RECORD_TABLES];
 	uint64_t random, order;
 	uint64_t dropped_txg; /* groups up to this are committed */
 };
@@ -60,7 +63,7 @@ void pending_drop(struct pending *p, uint64_t txg);
 /* The entry of a key, also when it says "gone"; or NULL. */
 const struct pending_entry *pending_find(const struct pending *p, enum pending_kind kind,
         uint64_t owner, const void *name, size_t name_len);
-/* Whether committed xattrs and the committed symlink of an inode are hidden. */
+/* Whether committed xattrs and records and the committed symlink of an inode are hidden. */
 bool pending_wiped(const struct pending *p, uint64_t ino);
 /* The live name of a directory with the lowest id > after; or NULL. */
 const struct pending_entry *pending_name_after(
@@ -71,3 +74,13 @@ const struct pending_entry *pending_link_after(
 /* The live xattr of an inode that comes after e (NULL: the first). */
 const struct pending_entry *pending_xattr_after(
         const struct pending *p, uint64_t ino, const struct pending_entry *e);
+
+/* The entry of a record, also when it says "gone"; or NULL. */
+const struct pending_entry *pending_record(
+        const struct pending *p, enum record_table table, uint64_t owner, uint64_t id);
+/* The first live record of a table at or after (owner, id), of any owner; or NULL. */
+const struct pending_entry *pending_record_from(
+        const struct pending *p, enum record_table table, uint64_t owner, uint64_t id);
+/* The live record of an owner with the highest id; or NULL. */
+const struct pending_entry *pending_record_last(
+        const struct pending *p, enum record_table table, uint64_t owner);

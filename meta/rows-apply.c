@@ -3,7 +3,7 @@
  *
  * Runs on the txg thread inside the writer's transaction; holds nothing between calls.
  *
- * The counters next_ino and next_dirent are raised past every id that is put, in the same
+ * The counters next_ino, next_dirent and next_number are raised past every id that is put, in the same
  * transaction. So an id that ever reached the disk is not given again, even if its row was deleted
  * since; ids that were given out but never put were seen by nobody after the crash that lost them.
  */
@@ -14,7 +14,7 @@
 
 struct apply {
 	struct db *d;
-	uint64_t next_ino, next_dirent; /* past what was put; 0: nothing was */
+	uint64_t next_ino, next_dirent, next_number; /* past what was put; 0: nothing was */
 };
 
 static int run(struct db *d, enum db_stmt id, const uint64_t *ints, int n, const struct row *row,
@@ -53,6 +53,10 @@ static int apply_inode_del(struct apply *a, const struct row *row)
 		r = run(a->d, STMT_SYMLINK_DEL, &row->owner, 1, row, false, false);
 	if (r == 0)
 		r = run(a->d, STMT_XATTR_DEL_ALL, &row->owner, 1, row, false, false);
+	for (enum record_table t = 1; r == 0 && t < RECORD_TABLES; t++)
+		if (record_of_inode(t))
+			r = run(a->d, db_record_stmt(t, RECORD_STMT_DEL_ALL), &row->owner, 1, row,
+			        false, false);
 	return r;
 }
 
@@ -62,6 +66,38 @@ static int apply_name_put(struct apply *a, const struct row *row)
 
 	a->next_dirent = MAX(a->next_dirent, row->id + 1);
 	return run(a->d, STMT_NAME_PUT, ints, ARRAY_SIZE(ints), row, true, false);
+}
+
+/* Columns of JSON are text, so that the sqlite3 shell shows them and json_each() takes them. */
+static bool is_text(enum record_table table)
+{
+	return table != RECORD_FILTER_STATE && table != RECORD_KEYSLOT;
+}
+
+static int apply_record_put(struct apply *a, const struct row *row)
+{
+	const uint64_t ints[] = {row->owner, row->id};
+	const uint64_t number = record_number(row->table, row->owner, row->id);
+	sqlite3_stmt *st = NULL;
+	const int r = db_stmt(a->d, db_record_stmt(row->table, RECORD_STMT_PUT), &st);
+
+	if (r < 0)
+		return r;
+	a->next_number = MAX(a->next_number, number + 1);
+	db_bind_ints(st, 1, ints, ARRAY_SIZE(ints));
+	if (is_text(row->table))
+		db_bind_text(st, 3, row->value, row->value_len);
+	else
+		db_bind_bytes(st, 3, row->value, row->value_len);
+	return db_run(a->d, st);
+}
+
+static int apply_record_del(struct apply *a, const struct row *row)
+{
+	const uint64_t ints[] = {row->owner, row->id};
+
+	return run(a->d, db_record_stmt(row->table, RECORD_STMT_DEL), ints, ARRAY_SIZE(ints), row,
+	        false, false);
 }
 
 static int apply_row(struct apply *a, const struct row *row)
@@ -81,6 +117,10 @@ static int apply_row(struct apply *a, const struct row *row)
 		return run(a->d, STMT_XATTR_PUT, &row->owner, 1, row, true, true);
 	case ROW_XATTR_DEL:
 		return run(a->d, STMT_XATTR_DEL, &row->owner, 1, row, true, false);
+	case ROW_RECORD_PUT:
+		return apply_record_put(a, row);
+	case ROW_RECORD_DEL:
+		return apply_record_del(a, row);
 	}
 	return -EIO;
 }
@@ -97,8 +137,8 @@ int rows_apply(struct db *writer, const void *rows, size_t len)
 		if (r < 0)
 			return r;
 	}
-	if (r < 0 || (!a.next_ino && !a.next_dirent))
+	if (r < 0 || (!a.next_ino && !a.next_dirent && !a.next_number))
 		return r;
-	const uint64_t next[] = {a.next_ino, a.next_dirent};
+	const uint64_t next[] = {a.next_ino, a.next_dirent, a.next_number};
 	return run(writer, STMT_NEXT_RAISE, next, ARRAY_SIZE(next), &row, false, false);
 }

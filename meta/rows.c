@@ -59,6 +59,34 @@ static bool inode_good(const struct ns_inode *i)
 	       time_good(&i->btime);
 }
 
+uint64_t record_number(enum record_table table, uint64_t owner, uint64_t id)
+{
+	switch (table) {
+	case RECORD_ATTACHMENT:
+	case RECORD_POLICY:
+	case RECORD_JOB:
+	case RECORD_KEY:
+		return id;
+	case RECORD_FILTER_STATE:
+		return id >> 16;
+	case RECORD_KEYSLOT:
+		return owner;
+	case RECORD_AUDIT:
+	case RECORD_FLAG:
+	case RECORD_TABLES:
+		break;
+	}
+	return 0;
+}
+
+static bool record_good(const struct row *row)
+{
+	return row->table > 0 && row->table < RECORD_TABLES && row->owner <= INT64_MAX &&
+	       row->id <= INT64_MAX && (row->owner > 0 || !record_of_inode(row->table)) &&
+	       record_number(row->table, row->owner, row->id) <= UINT32_MAX &&
+	       row->value_len <= RECORD_VALUE_MAX;
+}
+
 static void put_time(struct bytes_out *out, const struct timespec *ts)
 {
 	bytes_append_u64(out, (uint64_t)ts->tv_sec);
@@ -105,8 +133,21 @@ static void take_inode(struct bytes_in *in, struct ns_inode *i)
 	i->generation = bytes_take_u64(in);
 }
 
+static void put_record(const struct row *row, struct bytes_out *out)
+{
+	bytes_append_u64(out, row->owner);
+	bytes_append_u8(out, (uint8_t)row->table);
+	bytes_append_u64(out, row->id);
+	if (row->type == ROW_RECORD_PUT && row->value_len > 0)
+		bytes_append(out, row->value, row->value_len);
+}
+
 static void put_fields(const struct row *row, struct bytes_out *out)
 {
+	if (row->type == ROW_RECORD_PUT || row->type == ROW_RECORD_DEL) {
+		put_record(row, out);
+		return;
+	}
 	if (row->type == ROW_INODE_PUT) {
 		put_inode(out, &row->inode);
 		return;
@@ -161,6 +202,16 @@ static bool take_xattr_put(struct bytes_in *in, struct row *row)
 	       row->value_len <= XATTR_SIZE_MAX_BYTES;
 }
 
+static bool take_record(struct bytes_in *in, struct row *row)
+{
+	row->owner = bytes_take_u64(in);
+	row->table = (enum record_table)bytes_take_u8(in);
+	row->id = bytes_take_u64(in);
+	if (row->type == ROW_RECORD_PUT)
+		take_rest(in, &row->value, &row->value_len);
+	return !in->failed && in->pos == in->len && record_good(row);
+}
+
 /* in: exactly one row, its length field taken off. */
 static bool take_row(struct bytes_in *in, struct row *row)
 {
@@ -169,6 +220,8 @@ static bool take_row(struct bytes_in *in, struct row *row)
 		take_inode(in, &row->inode);
 		return !in->failed && in->pos == in->len && inode_good(&row->inode);
 	}
+	if (row->type == ROW_RECORD_PUT || row->type == ROW_RECORD_DEL)
+		return take_record(in, row);
 	row->owner = bytes_take_u64(in);
 	if (in->failed || !id_good(row->owner))
 		return false;

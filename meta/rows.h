@@ -6,18 +6,20 @@
  * it carries its length.
  *	1 inode put    ino u64, mode, uid, gid, nlink u32, rdev, size u64, 4 x {seconds i64, ns u32}
  *	               (atime, mtime, ctime, btime), parent, generation u64
- *	2 inode del    ino u64; its xattrs and symlink target go too
+ *	2 inode del    ino u64; its xattrs, symlink target and records go too
  *	3 name put     dir, id, ino u64, mode u32, name
  *	4 name del     dir u64, name
  *	5 symlink put  ino u64, target
  *	6 xattr put    ino u64, name length u8, name, value
  *	7 xattr del    ino u64, name
+ *	8 record put   owner u64, table u8, id u64, value
+ *	9 record del   owner u64, table u8, id u64
  * Every row says what is, not what changes, so applying a sequence twice is applying it once.
  */
 #pragma once
 
 #include "base/bytes.h"
-#include "meta/namespace.h"
+#include "meta/records.h"
 
 #define ROWS_TARGET_MAX 4095
 
@@ -29,17 +31,21 @@ enum row_type {
 	ROW_SYMLINK_PUT = 5,
 	ROW_XATTR_PUT = 6,
 	ROW_XATTR_DEL = 7,
+	ROW_RECORD_PUT = 8,
+	ROW_RECORD_DEL = 9,
 };
 
 struct row {
 	enum row_type type;
-	struct ns_inode inode; /* INODE_PUT */
-	uint64_t owner;        /* all others: the inode, or the directory of a name */
-	uint64_t id, ino;      /* NAME_PUT */
-	uint32_t mode;         /* NAME_PUT */
-	const void *name;      /* NAME_*, XATTR_*; not owned */
+	struct ns_inode inode;   /* INODE_PUT */
+	uint64_t owner;          /* all others: the inode, or the directory of a name; RECORD_* */
+	uint64_t id;             /* NAME_PUT, RECORD_* */
+	uint64_t ino;            /* NAME_PUT */
+	enum record_table table; /* RECORD_* */
+	uint32_t mode;           /* NAME_PUT */
+	const void *name;        /* NAME_*, XATTR_*; not owned */
 	size_t name_len;
-	const void *value; /* XATTR_PUT; the target of SYMLINK_PUT; not owned */
+	const void *value; /* XATTR_PUT, RECORD_PUT; the target of SYMLINK_PUT; not owned */
 	size_t value_len;
 };
 
@@ -50,6 +56,16 @@ void row_encode(const struct row *row, struct bytes_out *out);
  * Pointers in *ret_row are into in's bytes.
  */
 int row_decode(struct bytes_in *in, struct row *ret_row) MUST_CHECK;
+
+/* Records of this table belong to an inode and go with it. */
+static inline bool record_of_inode(enum record_table table)
+{
+	return table == RECORD_ATTACHMENT || table == RECORD_FILTER_STATE || table == RECORD_JOB ||
+	       table == RECORD_FLAG;
+}
+
+/* The number of ns_number_alloc that a record carries; 0: none. */
+uint64_t record_number(enum record_table table, uint64_t owner, uint64_t id);
 
 struct db;
 /* Applies rows in order inside the writer's transaction; -EIO: not rows, or damage. */

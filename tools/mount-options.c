@@ -18,6 +18,7 @@ enum option_kind {
 	KIND_SIZE,    /* ours: a size */
 	KIND_NUMBER,  /* ours: a whole number */
 	KIND_SECONDS, /* ours: seconds, a decimal fraction allowed */
+	KIND_TYPES,   /* ours: names of filter types, added to those named before */
 	KIND_FLAG,    /* ours: takes no value */
 	KIND_FUSE,    /* passed on */
 	KIND_DROP,    /* for mount(8), fstab, systemd; or the default anyway */
@@ -54,6 +55,7 @@ static const struct option_rule rules[] = {
         {"map=", KIND_SIZE, OPT_MAP, MIB, TIB},
         {"threads=", KIND_NUMBER, OPT_THREADS, 1, 256},
         {"txg=", KIND_SECONDS, OPT_TXG, NS_PER_SEC / 10, 60 * NS_PER_SEC},
+        {"without=", KIND_TYPES},
         {"ro", KIND_FLAG, OPT_RO},
         {"rw", KIND_FLAG, OPT_RW},
         {"allow_other", KIND_FLAG, OPT_ALLOW_OTHER},
@@ -219,17 +221,25 @@ static void value_set(struct mount_list *list, int which, uint64_t value)
 	}
 }
 
-static int fuse_add(struct mount_list *list, const char *word, struct errmsg *em)
+/* Adds a word to a list that is ours, and where the options point to it. */
+static int word_add(char **list, const char **option, const char *word, struct errmsg *em)
 {
 	char *joined = NULL;
 
-	if (asprintf(&joined, "%s%s%s", list->fuse ? list->fuse : "", list->fuse ? "," : "", word) <
-	        0)
+	if (asprintf(&joined, "%s%s%s", *list ? *list : "", *list ? "," : "", word) < 0)
 		return errmsg_set(em, -ENOMEM, "out of memory");
-	free(list->fuse);
-	list->fuse = joined;
-	list->opt.fuse_options = joined;
+	free(*list);
+	*list = joined;
+	*option = joined;
 	return 0;
+}
+
+/* Whether there is such a type is found out by the daemon, which has them. */
+static int type_add(struct mount_list *list, const char *name, struct errmsg *em)
+{
+	if (!*name)
+		return errmsg_set(em, -EINVAL, "mount option 'without=' needs a filter type");
+	return word_add(&list->without, &list->opt.without, name, em);
 }
 
 static int word_take(struct mount_list *list, const char *word, struct errmsg *em)
@@ -247,7 +257,9 @@ static int word_take(struct mount_list *list, const char *word, struct errmsg *e
 	case KIND_DROP:
 		return 0;
 	case KIND_FUSE:
-		return fuse_add(list, word, em);
+		return word_add(&list->fuse, &list->opt.fuse_options, word, em);
+	case KIND_TYPES:
+		return type_add(list, value, em);
 	case KIND_FLAG:
 		flag_set(list, rule->which);
 		return 0;
@@ -284,5 +296,6 @@ int mount_list_parse(struct mount_list *list, const char *text, struct errmsg *e
 void mount_list_release(struct mount_list *list)
 {
 	free(list->fuse);
+	free(list->without);
 	*list = (struct mount_list){0};
 }

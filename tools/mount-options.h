@@ -9,8 +9,8 @@
 #include "fs/daemon.h"
 
 struct mount_list {
-	struct mount_options opt; /* fuse_options points into fuse */
-	char *fuse;               /* owned */
+	struct mount_options opt; /* fuse_options and without point here */
+	char *fuse, *without;     /* owned */
 	bool sloppy;              /* unknown options are dropped, as mount -s asks for */
 };
 

@@ -2,75 +2,161 @@
  * request.c - a client's line into a request
  *
  * The socket answers only its own user and root, but what arrives is still checked as if from a
- * stranger: size, types, and no strings with bytes that C would cut off.
+ * stranger: size, types, and no strings with bytes that C would cut off.  One table says what each
+ * field is; an op says which of them it cannot do without.
+ *
+ * Secrets come as texts.  They are overwritten where they are kept, once the request is done; so
+ * that parsing leaves no copy either, the JSON library frees through json_free_wiped (server.c).
  */
 #include "fs/control/control.h"
 
 #include <errno.h>
 #include <string.h>
 
-#define IMAGES_MAX 4096u
+enum field_kind { FIELD_TEXT, FIELD_TEXTS, FIELD_FLAG, FIELD_NUMBER };
 
-static const char *const op_names[] = {
-        [CONTROL_STATUS] = "status",
-        [CONTROL_STATS] = "stats",
-        [CONTROL_IMAGES] = "images",
-        [CONTROL_GC] = "gc",
-        [CONTROL_SYNC] = "sync",
-        [CONTROL_UMOUNT] = "umount",
+struct field {
+	const char *name;
+	enum field_kind kind;
+	size_t at; /* offset in struct control_request */
+	unsigned need;
 };
+
+#define AT(member) offsetof(struct control_request, member)
+
+static const struct field fields[] = {
+        {"target", FIELD_TEXT, AT(target), CONTROL_NEEDS_TARGET},
+        {"type", FIELD_TEXT, AT(type), CONTROL_NEEDS_TYPE},
+        {"action", FIELD_TEXT, AT(action), CONTROL_NEEDS_ACTION},
+        {"name", FIELD_TEXT, AT(name), CONTROL_NEEDS_NAME},
+        {"expect", FIELD_TEXT, AT(expect)},
+        {"kind", FIELD_TEXT, AT(kind), CONTROL_NEEDS_KIND},
+        {"secret", FIELD_TEXT, AT(secret), CONTROL_NEEDS_KIND},
+        {"new_kind", FIELD_TEXT, AT(new_kind), CONTROL_NEEDS_NEW_KIND},
+        {"new_secret", FIELD_TEXT, AT(new_secret)},
+        {"images", FIELD_TEXTS, AT(images)},
+        {"settings", FIELD_TEXTS, AT(settings)},
+        {"args", FIELD_TEXTS, AT(args)},
+        {"full", FIELD_FLAG, AT(full)},
+        {"lazy", FIELD_FLAG, AT(lazy)},
+        {"force", FIELD_FLAG, AT(force)},
+        {"recursive", FIELD_FLAG, AT(recursive)},
+        {"wait", FIELD_FLAG, AT(wait)},
+        {"verify", FIELD_FLAG, AT(verify)},
+        {"slot", FIELD_NUMBER, AT(slot), CONTROL_NEEDS_SLOT},
+};
+
+static void text_wipe(const json_t *json, const char *name)
+{
+	const json_t *value = json_object_get(json, name);
+
+	/* The library gives its own buffer; nobody reads it after this. */
+	if (json_is_string(value))
+		explicit_bzero(
+		        (void *)(uintptr_t)json_string_value(value), json_string_length(value));
+}
 
 void control_request_release(struct control_request *req)
 {
-	free(req->images);
+	text_wipe(req->json, "secret");
+	text_wipe(req->json, "new_secret");
+	free(req->images.items);
+	free(req->settings.items);
+	free(req->args.items);
 	json_decref(req->json);
 	*req = (struct control_request){0};
 }
 
-static int op_find(const json_t *name, enum control_op *ret_op, struct errmsg *em)
+static const struct control_op *op_in(const struct control_op *table, const char *name)
 {
-	if (!json_is_string(name))
-		return errmsg_set(em, -EBADMSG, "request without 'op'");
-	for (unsigned i = 0; i < ARRAY_SIZE(op_names); i++) {
-		if (!strcmp(json_string_value(name), op_names[i])) {
-			*ret_op = (enum control_op)i;
-			return 0;
-		}
-	}
-	return errmsg_set(em, -EBADMSG, "unknown op '%.64s'", json_string_value(name));
+	for (; table->name; table++)
+		if (!strcmp(table->name, name))
+			return table;
+	return NULL;
 }
 
-static int images_take(struct control_request *req, const json_t *list, struct errmsg *em)
+static int op_find(const json_t *name, const struct control_op **ret_op, struct errmsg *em)
+{
+	const struct control_op *const tables[] = {control_ops, control_filter_ops, keys_ops};
+	const struct control_op *op = NULL;
+
+	if (!json_is_string(name))
+		return errmsg_set(em, -EBADMSG, "request without 'op'");
+	for (unsigned i = 0; i < ARRAY_SIZE(tables) && !op; i++)
+		op = op_in(tables[i], json_string_value(name));
+	if (!op)
+		return errmsg_set(em, -EBADMSG, "unknown op '%.64s'", json_string_value(name));
+	*ret_op = op;
+	return 0;
+}
+
+static int texts_take(
+        struct control_texts *texts, const char *name, const json_t *list, struct errmsg *em)
 {
 	const size_t n = json_array_size(list);
 
-	if (!list)
-		return 0;
-	if (!json_is_array(list) || n > IMAGES_MAX)
-		return errmsg_set(
-		        em, -EBADMSG, "'images' must be a list of at most %u paths", IMAGES_MAX);
-	req->images = calloc(n + 1, sizeof(*req->images));
-	if (!req->images)
+	if (!json_is_array(list) || n > CONTROL_LIST_MAX)
+		return errmsg_set(em, -EBADMSG, "'%s' must be a list of at most %u texts", name,
+		        CONTROL_LIST_MAX);
+	texts->items = calloc(n + 1, sizeof(*texts->items));
+	if (!texts->items)
 		return errmsg_set(em, -ENOMEM, "out of memory");
 	for (size_t i = 0; i < n; i++) {
-		req->images[i] = json_string_value(json_array_get(list, i));
-		if (!req->images[i])
-			return errmsg_set(em, -EBADMSG, "'images' must be a list of paths");
+		texts->items[i] = json_string_value(json_array_get(list, i));
+		if (!texts->items[i])
+			return errmsg_set(em, -EBADMSG, "'%s' must be a list of texts", name);
 	}
-	req->n_images = n;
+	texts->n = n;
 	return 0;
 }
 
-static int flag_take(const json_t *json, const char *name, bool *flag, struct errmsg *em)
+static int number_take(struct control_request *req, uint64_t *number, const json_t *value,
+        const char *name, struct errmsg *em)
 {
-	const json_t *value = json_object_get(json, name);
-
-	if (!value)
-		return 0;
-	if (!json_is_boolean(value))
-		return errmsg_set(em, -EBADMSG, "'%s' must be true or false", name);
-	*flag = json_is_true(value);
+	if (!json_is_integer(value) || json_integer_value(value) < 0)
+		return errmsg_set(em, -EBADMSG, "'%s' must be a number", name);
+	*number = (uint64_t)json_integer_value(value);
+	req->slot_given = true;
 	return 0;
+}
+
+static int field_take(
+        struct control_request *req, const struct field *f, const json_t *value, struct errmsg *em)
+{
+	void *to = (char *)req + f->at;
+
+	switch (f->kind) {
+	case FIELD_TEXT:
+		if (!json_is_string(value))
+			return errmsg_set(em, -EBADMSG, "'%s' must be a text", f->name);
+		*(const char **)to = json_string_value(value);
+		return 0;
+	case FIELD_TEXTS:
+		return texts_take(to, f->name, value, em);
+	case FIELD_FLAG:
+		if (!json_is_boolean(value))
+			return errmsg_set(em, -EBADMSG, "'%s' must be true or false", f->name);
+		*(bool *)to = json_is_true(value);
+		return 0;
+	case FIELD_NUMBER:
+		return number_take(req, to, value, f->name, em);
+	}
+	return -EBADMSG;
+}
+
+static int fields_take(struct control_request *req, struct errmsg *em)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(fields) && !r; i++) {
+		const struct field *f = &fields[i];
+		const json_t *value = json_object_get(req->json, f->name);
+		if (value)
+			r = field_take(req, f, value, em);
+		else if (f->need & req->op->needs)
+			r = errmsg_set(em, -EBADMSG, "'%s' needs '%s'", req->op->name, f->name);
+	}
+	return r;
 }
 
 int control_request_parse(
@@ -92,11 +178,7 @@ int control_request_parse(
 	}
 	r = op_find(json_object_get(req.json, "op"), &req.op, em);
 	if (!r)
-		r = images_take(&req, json_object_get(req.json, "images"), em);
-	if (!r)
-		r = flag_take(req.json, "full", &req.full, em);
-	if (!r)
-		r = flag_take(req.json, "lazy", &req.lazy, em);
+		r = fields_take(&req, em);
 	if (r < 0)
 		control_request_release(&req);
 	else

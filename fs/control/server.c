@@ -16,6 +16,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -27,7 +28,6 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "fs/control/report.h"
 #include "fs/control/socket.h"
 #include "fs/control/text.h"
 
@@ -43,6 +43,7 @@ struct client {
 	bool done; /* the thread has nothing more to do but end */
 	bool waits_for_umount;
 	bool deaf; /* sending failed: it is gone */
+	struct filter_caller who;
 	uint64_t progress_at_ns;
 };
 
@@ -98,25 +99,10 @@ static void client_progress(void *arg, uint64_t done, uint64_t total)
 
 /* --- operations --- */
 
-static int run_gc(struct client *cl, bool full, json_t **ret_json)
-{
-	struct gc_report g = {0};
-	const int r = store_gc(cl->srv->host.ds->store, full, client_progress, cl, &g);
-
-	if (r < 0)
-		return r;
-	*ret_json = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "segments_freed",
-	        (json_int_t)g.segments_freed, "segments_rewritten",
-	        (json_int_t)g.segments_rewritten, "freed_bytes", (json_int_t)g.freed_bytes,
-	        "rewritten_bytes", (json_int_t)g.rewritten_bytes, "live_chunks",
-	        (json_int_t)g.live_chunks, "dead_chunks", (json_int_t)g.dead_chunks, "nodes_freed",
-	        (json_int_t)g.nodes_freed);
-	return *ret_json ? 0 : -ENOMEM;
-}
-
 /* The datastore is not touched after the umount: it is being closed. */
-static int run_umount(struct client *cl, bool lazy, struct errmsg *em)
+static int client_umount(void *arg, bool lazy, struct errmsg *em)
 {
+	struct client *cl = arg;
 	struct control_server *srv = cl->srv;
 
 	pthread_mutex_lock(&srv->lock);
@@ -140,38 +126,26 @@ static int run_umount(struct client *cl, bool lazy, struct errmsg *em)
 	return r;
 }
 
-static int run(
-        struct client *cl, const struct control_request *req, json_t **ret_json, struct errmsg *em)
+static void client_answer(struct client *cl, char *line, size_t len)
 {
-	struct datastore *ds = cl->srv->host.ds;
-
-	switch (req->op) {
-	case CONTROL_STATUS:
-		return report_status(ds, cl->srv->host.mountpoint, ret_json, em);
-	case CONTROL_STATS:
-		return report_stats(ds, (const char *const *)req->images, req->n_images,
-		        client_progress, cl, ret_json, em);
-	case CONTROL_IMAGES:
-		return report_images(ds, client_progress, cl, ret_json, em);
-	case CONTROL_GC:
-		return run_gc(cl, req->full, ret_json);
-	case CONTROL_SYNC:
-		return store_sync(ds->store);
-	case CONTROL_UMOUNT:
-		return run_umount(cl, req->lazy, em);
-	}
-	return -EBADMSG;
-}
-
-static void client_answer(struct client *cl, const char *line, size_t len)
-{
+	struct control_server *srv = cl->srv;
+	struct control_context ctx = {
+	        .ds = srv->host.ds,
+	        .manager = srv->host.manager,
+	        .mountpoint = srv->host.mountpoint,
+	        .who = cl->who,
+	        .progress = client_progress,
+	        .arg = cl,
+	        .umount = client_umount,
+	};
 	struct control_request req;
 	struct errmsg em = {0};
 	json_t *result = NULL;
 	int r = control_request_parse(line, len, &req, &em);
 
+	explicit_bzero(line, len); /* may hold a secret */
 	if (!r) {
-		r = run(cl, &req, &result, &em);
+		r = req.op->run(&ctx, &req, &result, &em);
 		control_request_release(&req);
 	}
 	if (r < 0)
@@ -240,17 +214,19 @@ static struct client *client_place(struct control_server *srv)
 	return NULL;
 }
 
-static bool peer_allowed(int fd)
+static bool peer_allowed(int fd, struct filter_caller *ret_who)
 {
 	struct ucred cred;
 	socklen_t len = sizeof(cred);
 
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0)
 		return false;
+	*ret_who = (struct filter_caller){.uid = cred.uid, .pid = cred.pid};
 	return cred.uid == 0 || cred.uid == geteuid();
 }
 
-static void client_start(struct control_server *srv, struct client *cl, int fd)
+static void client_start(
+        struct control_server *srv, struct client *cl, int fd, const struct filter_caller *who)
 {
 	const struct timeval idle = {.tv_sec = CLIENT_IDLE_SECONDS};
 	const struct timeval patience = {.tv_sec = SEND_SECONDS};
@@ -258,7 +234,7 @@ static void client_start(struct control_server *srv, struct client *cl, int fd)
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &idle, sizeof(idle));
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
 	pthread_mutex_lock(&srv->lock);
-	*cl = (struct client){.srv = srv, .fd = fd};
+	*cl = (struct client){.srv = srv, .fd = fd, .who = *who};
 	const int r = srv->ending ? ECANCELED : pthread_create(&cl->thread, NULL, client_main, cl);
 	if (r)
 		cl->fd = -1;
@@ -270,11 +246,12 @@ static void client_start(struct control_server *srv, struct client *cl, int fd)
 static void client_accept(struct control_server *srv, struct client *cl)
 {
 	const int fd = accept4(srv->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+	struct filter_caller who;
 
 	if (fd < 0)
 		return;
-	if (peer_allowed(fd))
-		client_start(srv, cl, fd);
+	if (peer_allowed(fd, &who))
+		client_start(srv, cl, fd, &who);
 	else
 		close(fd);
 }
@@ -345,6 +322,14 @@ static int server_begin(struct control_server *srv)
 	return -pthread_create(&srv->thread, NULL, server_main, srv);
 }
 
+/* Requests may carry secrets: what the JSON library gives back has nothing in it. */
+static void json_free_wiped(void *p)
+{
+	if (p)
+		explicit_bzero(p, malloc_usable_size(p));
+	free(p);
+}
+
 int control_server_start(
         const struct control_host *host, struct control_server **ret_srv, struct errmsg *em)
 {
@@ -352,6 +337,7 @@ int control_server_start(
 
 	if (!srv)
 		return errmsg_set(em, -ENOMEM, "out of memory");
+	json_set_alloc_funcs(malloc, json_free_wiped);
 	srv->host = *host;
 	srv->dir_fd = srv->listen_fd = srv->wake_fd = -1;
 	for (unsigned i = 0; i < CLIENTS_MAX; i++)

@@ -49,9 +49,14 @@ static int buf_grow(struct line_reader *lr)
 		return 0;
 	if (lr->cap >= lr->max)
 		return -EMSGSIZE;
-	char *buf = realloc(lr->buf, MIN(cap, lr->max));
+	char *buf = malloc(MIN(cap, lr->max));
 	if (!buf)
 		return -ENOMEM;
+	if (lr->len) { /* no realloc: it would leave a copy, and lines may hold secrets */
+		memcpy(buf, lr->buf, lr->len);
+		explicit_bzero(lr->buf, lr->len);
+	}
+	free(lr->buf);
 	lr->buf = buf;
 	lr->cap = MIN(cap, lr->max);
 	return 0;
@@ -92,6 +97,8 @@ int line_next(struct line_reader *lr, char **ret_line, size_t *ret_len)
 
 void line_reader_release(struct line_reader *lr)
 {
+	if (lr->len)
+		explicit_bzero(lr->buf, lr->len);
 	free(lr->buf);
 	*lr = (struct line_reader){.fd = -1};
 }

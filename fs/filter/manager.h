@@ -32,7 +32,17 @@ int manager_new(
         struct datastore *ds, struct vfs *v, struct manager **ret_m, struct errmsg *em) MUST_CHECK;
 /* Starts the jobs that a crash or unmount left.  After vfs_attach. */
 int manager_start(struct manager *m, struct errmsg *em) MUST_CHECK;
-/* Stops jobs and workers; no file is open.  Accepts NULL. */
+/*
+ * Ends jobs at their next step (they go on at the next mount), and all waits for them; changes still
+ * work.  Before the control server is quiesced.  Accepts NULL.
+ */
+void manager_stop(struct manager *m);
+/*
+ * Records what stages said last; nothing is said after it.  After vfs_detach, before the datastore
+ * is closed.  Accepts NULL.
+ */
+void manager_quiet(struct manager *m);
+/* After the datastore is closed; no file is open.  Accepts NULL. */
 void manager_free(struct manager *m);
 struct vfs_filters manager_filters(struct manager *m);
 /* store_hooks.policy, with the manager's namespace: reads manifests only. */
@@ -57,3 +67,22 @@ int manager_detach(struct manager *m, const struct filter_caller *who,
 int manager_action(struct manager *m, const struct filter_caller *who, const char *target,
         const char *type, const char *action, const char *const *args, unsigned n_args,
         json_t **ret_json, struct errmsg *em) MUST_CHECK;
+
+int manager_policy_save(struct manager *m, const struct filter_caller *who, const char *name,
+        const char *target, json_t **ret_json, struct errmsg *em) MUST_CHECK;
+/* c->type is the policy's name. */
+int manager_policy_apply(struct manager *m, const struct filter_caller *who,
+        const struct filter_change *c, gc_progress_fn *fn, void *arg, json_t **ret_json,
+        struct errmsg *em) MUST_CHECK;
+int manager_policy_delete(struct manager *m, const struct filter_caller *who, const char *name,
+        struct errmsg *em) MUST_CHECK;
+int manager_quarantine_lift(struct manager *m, const struct filter_caller *who, const char *target,
+        struct errmsg *em) MUST_CHECK;
+
+/* filter-list and filter-cost of PROTOCOL.md; what needs no daemon is in report.h. */
+int manager_list(
+        struct manager *m, const char *target, json_t **ret_json, struct errmsg *em) MUST_CHECK;
+int manager_cost(
+        struct manager *m, const char *target, json_t **ret_json, struct errmsg *em) MUST_CHECK;
+/* Adds alerts, unopenable and jobs to a status. */
+int manager_status(struct manager *m, json_t *status) MUST_CHECK;

@@ -4,17 +4,36 @@
  * libfuse reads a request and works on it in the same thread, so what was seen of it is kept in a
  * thread-local variable.  INIT comes once, before anything else; its number tells its reply.
  * What is read here comes from the kernel; lengths are checked all the same.
+ *
+ * Clones are counted, each by its references and all together: a pool thread may end while requests
+ * that it read are kept by a stage, and a session ends when the last of those is answered.
  */
 #include "fs/fuse/device.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/fuse.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "base/log.h"
+
+#define WAIT_SAY_SECONDS 5
+
+struct device_clone {
+	int fd; /* -1: the session's own */
+	_Atomic unsigned refs;
+};
+
 static _Thread_local bool kill_suidgid;
-static _Thread_local int clone_fd = -1;
+static _Thread_local struct device_clone *own;
+static _Thread_local struct device_clone *through; /* NULL: own */
+static pthread_mutex_t clones_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t clones_cond = PTHREAD_COND_INITIALIZER;
+static unsigned n_clones;            /* clones_lock */
 static _Atomic uint64_t init_unique; /* of an INIT request that offers the feature; 0: none */
 
 bool device_kill_suidgid(void)
@@ -43,25 +62,101 @@ static void request_look(const void *buf, size_t len)
 	}
 }
 
-void device_clone_open(int session_fd)
+/* --- clones --- */
+
+static int clone_fd_open(int session_fd)
 {
 	uint32_t source = (uint32_t)session_fd;
+	const int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
 
-	clone_fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
-	if (clone_fd >= 0 && ioctl(clone_fd, FUSE_DEV_IOC_CLONE, &source) < 0)
-		device_clone_close(); /* the session's own will do */
+	if (fd < 0 || ioctl(fd, FUSE_DEV_IOC_CLONE, &source) == 0)
+		return fd;
+	close(fd);
+	return -1; /* the session's own will do */
+}
+
+int device_clone_open(int session_fd)
+{
+	struct device_clone *c = calloc(1, sizeof(*c));
+
+	if (!c)
+		return -ENOMEM;
+	c->fd = clone_fd_open(session_fd);
+	c->refs = 1;
+	pthread_mutex_lock(&clones_lock);
+	n_clones++;
+	pthread_mutex_unlock(&clones_lock);
+	own = c;
+	return 0;
+}
+
+void device_clone_put(struct device_clone *clone)
+{
+	if (atomic_fetch_sub(&clone->refs, 1) > 1)
+		return;
+	if (clone->fd >= 0)
+		close(clone->fd);
+	free(clone);
+	pthread_mutex_lock(&clones_lock);
+	if (--n_clones == 0)
+		pthread_cond_broadcast(&clones_cond);
+	pthread_mutex_unlock(&clones_lock);
 }
 
 void device_clone_close(void)
 {
-	if (clone_fd >= 0)
-		close(clone_fd);
-	clone_fd = -1;
+	struct device_clone *c = STEAL(own);
+
+	if (c)
+		device_clone_put(c);
 }
+
+struct device_clone *device_clone_get(void)
+{
+	atomic_fetch_add_explicit(&own->refs, 1, memory_order_relaxed);
+	return own;
+}
+
+bool device_clone_is_mine(const struct device_clone *clone)
+{
+	return clone == own;
+}
+
+void device_reply_through(struct device_clone *clone)
+{
+	through = clone;
+}
+
+void device_clones_wait(void)
+{
+	struct timespec ts;
+	bool said = false;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	ts.tv_sec += WAIT_SAY_SECONDS;
+	pthread_mutex_lock(&clones_lock);
+	while (n_clones > 0) {
+		if (said) {
+			pthread_cond_wait(&clones_cond, &clones_lock);
+		} else if (pthread_cond_timedwait(&clones_cond, &clones_lock, &ts) == ETIMEDOUT) {
+			log_note("waiting for requests that filter stages keep");
+			said = true;
+		}
+	}
+	pthread_mutex_unlock(&clones_lock);
+}
+
+/* Where this thread's replies go, and its requests come from. */
+static int fd_of(const struct device_clone *clone, int session_fd)
+{
+	return clone && clone->fd >= 0 ? clone->fd : session_fd;
+}
+
+/* --- reading and writing --- */
 
 ssize_t device_read(int fd, void *buf, size_t len, void *userdata)
 {
-	const ssize_t n = read(clone_fd >= 0 ? clone_fd : fd, buf, len);
+	const ssize_t n = read(fd_of(own, fd), buf, len);
 
 	if (n > 0)
 		request_look(buf, (size_t)n);
@@ -84,5 +179,5 @@ ssize_t device_writev(int fd, struct iovec *iov, int n_iov, void *userdata)
 {
 	if (UNLIKELY(init_unique))
 		init_reply_extend(iov, n_iov);
-	return writev(clone_fd >= 0 ? clone_fd : fd, iov, n_iov);
+	return writev(fd_of(through ? through : own, fd), iov, n_iov);
 }

@@ -22,8 +22,27 @@ bool device_kill_suidgid(void);
 
 /*
  * A device descriptor of this thread's own, on the session of session_fd: from now on this thread
- * reads and writes through it, so threads do not meet at one queue.  Without it, all share the
- * session's.
+ * reads and writes through it, so threads do not meet at one queue.  Where the kernel gives none it
+ * stands for the session's.
+ *
+ * The kernel takes a reply only through the descriptor that the request was read from, and ends what
+ * was read through one that is closed with an error.  So whoever keeps a request beyond its thread
+ * keeps a reference of that thread's clone, and says so before it replies.
  */
-void device_clone_open(int session_fd);
+struct device_clone;
+
+int device_clone_open(int session_fd) MUST_CHECK; /* -ENOMEM */
+/* Gives up this thread's reference, at its end. */
 void device_clone_close(void);
+/* This thread's clone, with one more reference. */
+struct device_clone *device_clone_get(void);
+void device_clone_put(struct device_clone *clone);
+/* Is it this thread's? */
+bool device_clone_is_mine(const struct device_clone *clone);
+/* What this thread writes goes through that one; NULL: through its own again. */
+void device_reply_through(struct device_clone *clone);
+/*
+ * Waits until nobody has a clone any more, that is, until all threads that had one are gone and all
+ * requests that were kept are answered.
+ */
+void device_clones_wait(void);

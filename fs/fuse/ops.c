@@ -1,8 +1,8 @@
 /*
  * ops.c - FUSE requests into calls of the vfs, results into replies
  *
- * Each function decodes, calls, replies; no state is kept here.  A request's thread is libfuse's,
- * any of them. What the kernel does for us, and so is not here: permission checks
+ * Each function decodes, calls, replies; no state is kept here.  A request's thread is one of the
+ * pool's.  What passes a file's filter stages is in io.c, since its replies may come later, from other threads.  What the kernel does for us, and so is not here: permission checks
  * (default_permissions), flock and POSIX locks (its local locking is right: all users of the mount
  * are on this host), O_APPEND (it knows the size), umask, and checking that a directory is not
  * moved below itself.  Operations that are missing from the table answer ENOSYS, after which the
@@ -19,21 +19,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "fs/fuse/device.h"
+#include "fs/fuse/io.h"
 
-#define CACHE_SECONDS 86400.0
-
-static struct vfs *vfs_of(fuse_req_t req)
-{
-	return ((struct front *)fuse_req_userdata(req))->vfs;
-}
-
-static struct vnode *file_of(const struct fuse_file_info *fi)
-{
-	return (struct vnode *)(uintptr_t)fi->fh;
-}
-
-static void reply_err(fuse_req_t req, int r)
+void reply_err(fuse_req_t req, int r)
 {
 	if (r == -EIO)
 		vfs_note_io_error(vfs_of(req));
@@ -73,7 +61,7 @@ static void entry_fill(const struct vfs_entry *e, struct fuse_entry_param *p)
 	stat_fill(&e->attr, &p->attr);
 }
 
-static void reply_attr(fuse_req_t req, int r, const struct vfs_attr *a)
+void reply_attr(fuse_req_t req, int r, const struct vfs_attr *a)
 {
 	struct stat st;
 
@@ -104,17 +92,6 @@ static struct vfs_cred cred_of(fuse_req_t req)
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
 
 	return (struct vfs_cred){.uid = ctx->uid, .gid = ctx->gid};
-}
-
-/* For operations with which the kernel does not tell: root keeps setuid bits, others do not. */
-static unsigned kill_flags(fuse_req_t req)
-{
-	return fuse_req_ctx(req)->uid == 0 ? 0 : VFS_WRITE_KILL_SUIDGID;
-}
-
-static unsigned sync_flags(const struct fuse_file_info *fi)
-{
-	return fi->flags & (O_SYNC | O_DSYNC) ? VFS_WRITE_SYNC : 0;
 }
 
 /* --- names --- */
@@ -305,46 +282,6 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 	reply_attr(req, r, &a);
 }
 
-static void op_setattr(
-        fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_set, struct fuse_file_info *fi)
-{
-	static const struct {
-		int fuse;
-		unsigned vfs;
-	} bits[] = {
-	        {FUSE_SET_ATTR_MODE, VFS_SET_MODE},
-	        {FUSE_SET_ATTR_UID, VFS_SET_UID},
-	        {FUSE_SET_ATTR_GID, VFS_SET_GID},
-	        {FUSE_SET_ATTR_SIZE, VFS_SET_SIZE},
-	        {FUSE_SET_ATTR_ATIME, VFS_SET_ATIME},
-	        {FUSE_SET_ATTR_MTIME, VFS_SET_MTIME},
-	        {FUSE_SET_ATTR_ATIME_NOW, VFS_SET_ATIME_NOW},
-	        {FUSE_SET_ATTR_MTIME_NOW, VFS_SET_MTIME_NOW},
-	};
-	struct vfs_setattr sa = {
-	        .set = device_kill_suidgid() ? VFS_SET_KILL_SUIDGID : 0,
-	        .mode = st->st_mode,
-	        .uid = st->st_uid,
-	        .gid = st->st_gid,
-	        .size = (uint64_t)st->st_size,
-	        .atime = st->st_atim,
-	        .mtime = st->st_mtim,
-	};
-	struct vfs_attr a;
-
-	for (unsigned i = 0; i < ARRAY_SIZE(bits); i++)
-		if (to_set & bits[i].fuse)
-			sa.set |= bits[i].vfs;
-	/*
-	 * The kernel sets nothing at all before a write, or at chown(-1, -1), when it wants the
-	 * bits to be cleared; the reply is how it learns the new mode.
-	 */
-	if (sa.set == 0)
-		sa.set = VFS_SET_KILL_SUIDGID;
-	const int r = vfs_setattr(vfs_of(req), ino, &sa, &a);
-	reply_attr(req, r, &a);
-}
-
 static void op_statfs(fuse_req_t req, fuse_ino_t ino)
 {
 	struct statvfs st;
@@ -451,74 +388,6 @@ static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 	fuse_reply_err(req, 0);
 }
 
-static void op_read(
-        fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
-{
-	struct readv rv;
-	const int r = vfs_read(vfs_of(req), file_of(fi), (uint64_t)off, size, &rv);
-
-	if (r < 0) {
-		reply_err(req, r);
-		return;
-	}
-	if (rv.n_iov <= 1) /* without the copy of the vector that fuse_reply_iov makes */
-		fuse_reply_buf(req, rv.n_iov ? rv.iov[0].iov_base : NULL, rv.len);
-	else
-		fuse_reply_iov(req, rv.iov, rv.n_iov);
-	readv_release(&rv);
-}
-
-static void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
-        struct fuse_file_info *fi)
-{
-	const unsigned kill = device_kill_suidgid() ? VFS_WRITE_KILL_SUIDGID : 0;
-	size_t done = 0;
-	const int r = vfs_write(
-	        vfs_of(req), file_of(fi), (uint64_t)off, buf, size, sync_flags(fi) | kill, &done);
-
-	if (r < 0)
-		reply_err(req, r);
-	else
-		fuse_reply_write(req, done);
-}
-
-static void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
-{
-	reply_err(req, vfs_fsync(vfs_of(req), file_of(fi)));
-}
-
-static void op_fallocate(
-        fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi)
-{
-	reply_err(req, vfs_fallocate(vfs_of(req), file_of(fi), mode, (uint64_t)off, (uint64_t)len,
-	                       sync_flags(fi) | kill_flags(req)));
-}
-
-static void op_copy_file_range(fuse_req_t req, fuse_ino_t ino, off_t off, struct fuse_file_info *fi,
-        fuse_ino_t to_ino, off_t to_off, struct fuse_file_info *to_fi, size_t len, int flags)
-{
-	uint64_t done = 0;
-	const int r = vfs_copy(vfs_of(req), file_of(fi), (uint64_t)off, file_of(to_fi),
-	        (uint64_t)to_off, len, sync_flags(to_fi) | kill_flags(req), &done);
-
-	if (r < 0)
-		reply_err(req, r);
-	else
-		fuse_reply_write(req, done);
-}
-
-static void op_lseek(
-        fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
-{
-	uint64_t found;
-	const int r = vfs_lseek(vfs_of(req), file_of(fi), (uint64_t)off, whence, &found);
-
-	if (r < 0)
-		reply_err(req, r);
-	else
-		fuse_reply_lseek(req, (off_t)found);
-}
-
 /* --- the handshake --- */
 
 static void op_init(void *userdata, struct fuse_conn_info *conn)
@@ -549,7 +418,7 @@ const struct fuse_lowlevel_ops front_ops = {
         .forget = op_forget,
         .forget_multi = op_forget_multi,
         .getattr = op_getattr,
-        .setattr = op_setattr,
+        .setattr = io_setattr,
         .readlink = op_readlink,
         .mknod = op_mknod,
         .mkdir = op_mkdir,
@@ -559,10 +428,10 @@ const struct fuse_lowlevel_ops front_ops = {
         .rename = op_rename,
         .link = op_link,
         .open = op_open,
-        .read = op_read,
-        .write = op_write,
+        .read = io_read,
+        .write = io_write,
         .release = op_release,
-        .fsync = op_fsync,
+        .fsync = io_fsync,
         .opendir = op_opendir,
         .readdir = op_readdir,
         .readdirplus = op_readdirplus,
@@ -574,7 +443,7 @@ const struct fuse_lowlevel_ops front_ops = {
         .listxattr = op_listxattr,
         .removexattr = op_removexattr,
         .create = op_create,
-        .fallocate = op_fallocate,
-        .copy_file_range = op_copy_file_range,
-        .lseek = op_lseek,
+        .fallocate = io_fallocate,
+        .copy_file_range = io_copy_file_range,
+        .lseek = io_lseek,
 };

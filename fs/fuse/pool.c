@@ -6,8 +6,9 @@
  * is made.  A thread that comes back from its wait finishes its request and parks if enough are
  * active without it.  More than PARKED_MAX parked threads are not kept.
  *
- * Each thread reads the device through a clone of its own, and answers through it: the kernel
- * matches a reply against what was read from the same clone.
+ * Each thread reads the device through a clone of its own.  A request that a filter stage keeps holds
+ * no thread: it is answered later from another, through the same clone (device.h), also when the
+ * thread that read it has ended.  pool_serve() returns when those are answered, too.
  *
  * Ending: SIGUSR1 interrupts the read of /dev/fuse; sent again and again, since a signal that comes
  * just before the read is lost.
@@ -25,6 +26,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "fs/fuse/device.h"
+#include "fs/fuse/io.h"
 
 #define THREADS_MAX_DEFAULT 64u
 #define TARGET_MIN          2u
@@ -114,13 +116,15 @@ static void thread_loop(struct pool *p)
 	free(buf.mem);
 }
 
-static void thread_remove(struct pool *p, struct pool_thread *t)
+static void thread_remove(struct pool *p, struct pool_thread *t, int error)
 {
 	pthread_mutex_lock(&p->lock);
 	struct pool_thread **at = &p->threads;
 	while (*at != t)
 		at = &(*at)->next;
 	*at = t->next;
+	if (!p->error)
+		p->error = error;
 	if (--p->n_threads == 0)
 		pthread_cond_signal(&p->gone);
 	pthread_mutex_unlock(&p->lock);
@@ -136,12 +140,14 @@ static void *thread_main(void *arg)
 	sigemptyset(&set);
 	sigaddset(&set, SIGUSR1);
 	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
-	device_clone_open(fuse_session_fd(p->fuse));
+	const int r = device_clone_open(fuse_session_fd(p->fuse));
 	blocking_set(&p->hooks);
-	thread_loop(p);
+	if (!r)
+		thread_loop(p);
 	blocking_set(NULL);
+	io_thread_end();
 	device_clone_close();
-	thread_remove(p, t);
+	thread_remove(p, t, r);
 	return NULL;
 }
 
@@ -268,6 +274,7 @@ int pool_serve(struct pool *p)
 	if (r == 0)
 		r = p->error;
 	pthread_mutex_unlock(&p->lock);
+	device_clones_wait();
 	return r;
 }
 

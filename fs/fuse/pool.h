@@ -19,7 +19,10 @@ struct pool;
 int pool_create(struct fuse_session *fuse, unsigned threads_max, struct pool **ret_pool) MUST_CHECK;
 /* All of its threads are gone.  Accepts NULL. */
 void pool_free(struct pool *p);
-/* Serves on threads of its own until the session ends; returns when they are gone. */
+/*
+ * Serves on threads of its own until the session ends; returns when they are gone, and every request
+ * is answered.
+ */
 int pool_serve(struct pool *p) MUST_CHECK;
 /* Any thread: makes pool_serve return, whether requests keep coming or not. */
 void pool_end(struct pool *p);

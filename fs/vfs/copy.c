@@ -6,6 +6,10 @@
  * chunk of a file is shared too when it becomes the last one of the other file: behind the end
  * there are zeros in both. Ranges that lie differently are copied as bytes.
  *
+ * Where a stage of either file is to see what is read or written, and between crypto domains, bytes
+ * are read and written as requests of the stacks instead.  The thread waits for them, so only a few
+ * at a time may do that.
+ *
  * One call does a bounded amount and says how much; the caller comes back for the rest.
  */
 #include "fs/vfs/file.h"
@@ -16,6 +20,9 @@
 #define SHARE_MAX_BYTES  (1ull << 30)  /* a call */
 #define COPY_STEP_BYTES  (1u << 20)
 #define COPY_MAX_BYTES   (16ull << 20) /* a call */
+/* As requests: a call, which waits for as long as stages keep them, and threads that wait so. */
+#define REQUESTS_MAX_BYTES (4ull << 20)
+#define WAITING_MAX        4u
 
 struct copy {
 	struct vfs *v;
@@ -159,24 +166,110 @@ static int copy_locked(struct copy *c, void *buf, uint64_t *ret_len)
 	return 0;
 }
 
+/* Where no stage is to see the bytes: between the bottoms. */
+static int copy_below(struct copy *c, uint64_t *ret_len)
+{
+	/* The same wait as for a write of what is going to be copied as bytes, as far as that is
+	 * known. */
+	const uint64_t bytes = copy_alike(c) ? 2 * CHUNK_SIZE : MIN(c->len, COPY_MAX_BYTES);
+	int r = vfs_begin(c->v, bytes, false);
+
+	if (r < 0)
+		return r;
+	CLEANUP(free_ptr) void *buf = malloc(copy_alike(c) ? CHUNK_SIZE : COPY_STEP_BYTES);
+	if (!buf)
+		return -ENOMEM;
+	copy_lock(c);
+	r = copy_locked(c, buf, ret_len);
+	copy_unlock(c);
+	return r;
+}
+
+/* --- as requests through both stacks --- */
+
+/* One piece; 0 at the end of the source. */
+static int request_step(struct copy *c, void *buf, uint64_t *ret_len)
+{
+	struct readv rv;
+	int r = vfs_read(c->v, c->from, c->from_off, MIN(c->len, COPY_STEP_BYTES), &rv);
+
+	if (r < 0)
+		return r;
+	struct request req = {
+	        .op = REQUEST_WRITE,
+	        .flags = (c->flags & ~REQUEST_FUA) | REQUEST_COPY,
+	        .off = c->to_off,
+	        .len = rv.len,
+	        .data = buf,
+	};
+	readv_copy(&rv, 0, buf, rv.len);
+	readv_release(&rv);
+	r = submit_call(c->v, c->to, &req);
+	if (!r)
+		*ret_len = req.done;
+	return r;
+}
+
+static int copy_requests(struct copy *c, uint64_t *ret_len)
+{
+	uint64_t n = 1;
+	int r = copy_clip(c);
+
+	if (r < 0)
+		return r;
+	CLEANUP(free_ptr) void *buf = malloc(COPY_STEP_BYTES);
+	if (!buf)
+		return -ENOMEM;
+	while (c->len > 0 && c->copied < REQUESTS_MAX_BYTES && n > 0 && !r) {
+		n = 0;
+		r = request_step(c, buf, &n);
+		c->from_off += n;
+		c->to_off += n;
+		c->len -= n;
+		c->copied += n;
+	}
+	if (r < 0 && c->copied == 0)
+		return r;
+	*ret_len = c->copied;
+	return 0;
+}
+
+/* No more than a few threads at once may be held by stages that keep such requests. */
+static int copy_waiting(struct copy *c, uint64_t *ret_len)
+{
+	_Atomic unsigned *n = &c->v->copies_waiting;
+	int r = -EBUSY;
+
+	if (atomic_fetch_add(n, 1) < WAITING_MAX)
+		r = copy_requests(c, ret_len);
+	atomic_fetch_sub(n, 1);
+	return r;
+}
+
+/* --- */
+
+static bool stages_see(const struct copy *c)
+{
+	struct pipeline *from = c->from->pipeline, *to = c->to->pipeline;
+
+	return (from && pipeline_handles(from, OP(READ))) ||
+	       (to && pipeline_handles(to, OP(WRITE)));
+}
+
 int vfs_copy(struct vfs *v, struct vnode *from, uint64_t from_off, struct vnode *to,
         uint64_t to_off, uint64_t len, unsigned flags, uint64_t *ret_len)
 {
 	struct copy c = {v, from, to, from_off, to_off, len, flags, 0};
 	uint64_t done = 0;
-	/* The same wait as for a write of what is going to be copied as bytes, as far as that is
-	 * known. */
-	int r = vfs_begin(v, copy_alike(&c) ? 2 * CHUNK_SIZE : MIN(len, COPY_MAX_BYTES), false);
+	int r = submit_admit(v, to);
 
-	if (r < 0)
-		return r;
-	CLEANUP(free_ptr) void *buf = malloc(copy_alike(&c) ? CHUNK_SIZE : COPY_STEP_BYTES);
-	if (!buf)
-		return -ENOMEM;
-	copy_lock(&c);
-	r = copy_locked(&c, buf, &done);
-	copy_unlock(&c);
-	if (!r && done > 0 && flags & VFS_WRITE_SYNC)
+	if (!r)
+		r = stages_see(&c) ? copy_waiting(&c, &done) : copy_below(&c, &done);
+	if (r == -EXDEV) { /* chunks of another crypto domain are not shared */
+		c = (struct copy){v, from, to, from_off, to_off, len, flags, 0};
+		r = copy_waiting(&c, &done);
+	}
+	if (!r && done > 0 && flags & REQUEST_FUA)
 		r = vfs_fsync(v, to);
 	if (!r)
 		*ret_len = done;

@@ -93,6 +93,17 @@ int link_drop(struct vfs *v, struct vnode *vn)
 	return r;
 }
 
+/* A file that keeps other names gets a row with its link count: see vfs.c. */
+int link_settle(struct vfs *v, struct vnode *vn)
+{
+	return !S_ISDIR(vn->type) && vnode_nlink(vn) > 1 ? vnode_settle(v, vn) : 0;
+}
+
+bool link_may_drop(struct vfs *v, struct vnode *vn)
+{
+	return S_ISDIR(vn->type) || vnode_nlink(vn) == 1 || vnode_settled(v, vn);
+}
+
 /* Takes back what link_drop did, when something after it failed. */
 void link_restore(struct vfs *v, struct vnode *vn, uint32_t nlink)
 {
@@ -202,6 +213,8 @@ static int make_rows(struct vfs *v, struct vnode *dir, const char *name, const s
 
 	if (!r && S_ISLNK(mk->mode))
 		r = ns_symlink_put(v->ns, inode->ino, mk->target);
+	if (!r && v->filters.inherit && (S_ISREG(mk->mode) || S_ISDIR(mk->mode)))
+		r = v->filters.inherit(v->filters.arg, dir->ino, inode->ino);
 	if (!r)
 		r = ns_name_put(v->ns, dir->ino, name, inode->ino, mk->mode & S_IFMT);
 	if (!r) {
@@ -297,7 +310,7 @@ int vfs_create(struct vfs *v, uint64_t dir, const char *name, uint32_t mode,
 
 	if (r < 0)
 		return r;
-	r = vnode_image_get(v, vn);
+	r = vnode_open(v, vn);
 	if (r < 0) {
 		vnode_put(v, vn);
 		return r;
@@ -343,15 +356,32 @@ static int link_locked(struct vfs *v, struct vnode *vn, struct vnode *dir, const
 	if (vn->attr.nlink >= VFS_LINK_MAX)
 		return -EMLINK;
 	store_enter(v->store);
-	r = link_rows(v, vn, dir, name);
+	r = vnode_settled(v, vn) ? link_rows(v, vn, dir, name) : -EAGAIN;
 	store_leave(v->store);
+	return r;
+}
+
+static int link_try(struct vfs *v, struct vnode *vn, uint64_t dir_ino, const char *name)
+{
+	struct vnode *dir;
+	int r = vnode_settle(v, vn);
+
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&v->tree);
+	r = dir_get(v, dir_ino, &dir);
+	if (!r) {
+		r = link_locked(v, vn, dir, name);
+		vnode_put(v, dir);
+	}
+	pthread_mutex_unlock(&v->tree);
 	return r;
 }
 
 int vfs_link(struct vfs *v, uint64_t ino, uint64_t dir_ino, const char *name,
         struct vfs_entry *ret_entry)
 {
-	struct vnode *vn, *dir;
+	struct vnode *vn;
 	int r = name_check(name);
 
 	if (!r)
@@ -360,18 +390,9 @@ int vfs_link(struct vfs *v, uint64_t ino, uint64_t dir_ino, const char *name,
 		r = vnode_get(v, ino, &vn);
 	if (r < 0)
 		return r;
-	r = vnode_settle(v, vn);
-	if (r < 0) {
-		vnode_put(v, vn);
-		return r;
-	}
-	pthread_mutex_lock(&v->tree);
-	r = dir_get(v, dir_ino, &dir);
-	if (!r) {
-		r = link_locked(v, vn, dir, name);
-		vnode_put(v, dir);
-	}
-	pthread_mutex_unlock(&v->tree);
+	r = -EAGAIN;
+	for (unsigned i = 0; i < SETTLE_TRIES && r == -EAGAIN; i++)
+		r = link_try(v, vn, dir_ino, name);
 	if (!r)
 		vnode_entry(v, vn, ret_entry);
 	vnode_put(v, vn);
@@ -425,36 +446,30 @@ static int remove_locked(
 	r = removable(v, vn, want_dir);
 	if (!r) {
 		store_enter(v->store);
-		r = remove_rows(v, dir, name, vn);
+		r = link_may_drop(v, vn) ? remove_rows(v, dir, name, vn) : -EAGAIN;
 		store_leave(v->store);
 	}
 	*ret_vn = vn; /* to be put when the tree is open again: that may remove a big file */
 	return r;
 }
 
-/* A file that keeps other names gets a row with its link count: see vfs.c. */
-static int settle_linked(struct vfs *v, uint64_t dir, const char *name)
+static int settle_child(struct vfs *v, uint64_t dir, const char *name)
 {
 	struct vnode *vn;
 	int r = child_get(v, dir, name, &vn);
 
 	if (r < 0)
 		return r;
-	if (!S_ISDIR(vn->type) && vnode_nlink(vn) > 1)
-		r = vnode_settle(v, vn);
+	r = link_settle(v, vn);
 	vnode_put(v, vn);
 	return r;
 }
 
-static int remove_name(struct vfs *v, uint64_t dir_ino, const char *name, bool want_dir)
+static int remove_try(struct vfs *v, uint64_t dir_ino, const char *name, bool want_dir)
 {
 	struct vnode *dir, *vn = NULL;
-	int r = name_check(name);
+	int r = settle_child(v, dir_ino, name);
 
-	if (!r)
-		r = vfs_begin_rows(v, true);
-	if (!r)
-		r = settle_linked(v, dir_ino, name);
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&v->tree);
@@ -466,6 +481,20 @@ static int remove_name(struct vfs *v, uint64_t dir_ino, const char *name, bool w
 	pthread_mutex_unlock(&v->tree);
 	if (vn)
 		vnode_put(v, vn);
+	return r;
+}
+
+static int remove_name(struct vfs *v, uint64_t dir, const char *name, bool want_dir)
+{
+	int r = name_check(name);
+
+	if (!r)
+		r = vfs_begin_rows(v, true);
+	if (r < 0)
+		return r;
+	r = -EAGAIN;
+	for (unsigned i = 0; i < SETTLE_TRIES && r == -EAGAIN; i++)
+		r = remove_try(v, dir, name, want_dir);
 	return r;
 }
 

@@ -14,6 +14,15 @@ int child_get(struct vfs *v, uint64_t dir, const char *name, struct vnode **ret_
 /* May it be removed, or replaced: of the kind wanted, and empty?  With vfs.tree held. */
 int removable(struct vfs *v, struct vnode *vn, bool want_dir) MUST_CHECK;
 
+/*
+ * A file loses a name.  Outside the gate, holding nothing: makes what its row would carry durable,
+ * if it keeps other names.  Then, inside: is that still so?  If not, all over again (-EAGAIN), a
+ * few times.
+ */
+int link_settle(struct vfs *v, struct vnode *vn) MUST_CHECK;
+bool link_may_drop(struct vfs *v, struct vnode *vn);
+#define SETTLE_TRIES 8u
+
 /* --- inside the gate, with vfs.tree held --- */
 /* Names of dir changed; subdirs came (> 0) or went (< 0). */
 int dir_touch(struct vfs *v, struct vnode *dir, int subdirs) MUST_CHECK;

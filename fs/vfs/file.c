@@ -1,21 +1,19 @@
 /*
- * file.c - open files: read, write, flush, holes
+ * file.c - the content of files: size, times, flush, holes
  *
- * The hot paths.  A read takes no lock at all but the short one around atime, once a day or after a
- * write.  A write takes vnode.io shared, the gate, and vnode.lock for the few stores that move size
- * and times; nothing is allocated.  Truncate, fallocate and copy hold vnode.io exclusively: what
- * they find (a hole, the end of the file) is still so when they act on it, and no write lands
- * behind the new end of a file that is being cut.
+ * What the bottom of the stack (submit.c) does other than plain reading and writing.  Changes of
+ * ranges and of the size hold vnode.io exclusively: what they find (a hole, the end of the file) is
+ * still so when they act on it, and no write lands behind the new end of a file that is being cut.
  *
  * Bytes at and beyond a file's size are zero in its image, always: cutting a file punches
  * everything behind the cut, so growing it again needs nothing but the new size.
+ *
+ * A range is changed in steps, each a gate section of its own; the stages' applied() is called in
+ * the last one.  A range of up to RANGE_STEP_BYTES is one step.
  */
 #include "fs/vfs/file.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/falloc.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 
@@ -23,38 +21,13 @@
 /* Most of a file that one gate section marks as allocated or as a hole. */
 #define RANGE_STEP_BYTES (1ull << 30)
 
-int vfs_open(struct vfs *v, uint64_t ino, struct vnode **ret_file)
-{
-	struct vnode *vn;
-	int r = vnode_get(v, ino, &vn);
-
-	if (r < 0)
-		return r;
-	if (!S_ISREG(vn->type))
-		r = S_ISDIR(vn->type) ? -EISDIR : -ENXIO;
-	if (!r)
-		r = vnode_image_get(v, vn);
-	if (r < 0) {
-		vnode_put(v, vn);
-		return r;
-	}
-	*ret_file = vn;
-	return 0;
-}
-
-void vfs_release(struct vfs *v, struct vnode *file)
-{
-	vnode_image_put(file);
-	vnode_put(v, file);
-}
-
 static bool time_after(const struct timespec *a, const struct timespec *b)
 {
 	return a->tv_sec != b->tv_sec ? a->tv_sec > b->tv_sec : a->tv_nsec > b->tv_nsec;
 }
 
 /* As relatime: atime moves when it is not newer than the last change, or a day old. */
-static void atime_touch(struct vfs *v, struct vnode *vn)
+void file_accessed(struct vfs *v, struct vnode *vn)
 {
 	const struct timespec now = vfs_now();
 	const uint64_t now_ns = clock_timespec_ns(&now);
@@ -75,68 +48,47 @@ static void atime_touch(struct vfs *v, struct vnode *vn)
 	pthread_mutex_unlock(&vn->lock);
 }
 
-int vfs_read(struct vfs *v, struct vnode *file, uint64_t off, size_t len, struct readv *ret_rv)
-{
-	const uint64_t size = file->size;
-
-	if (len > READ_MAX)
-		return -EINVAL;
-	atime_touch(v, file);
-	len = off < size ? MIN(len, size - off) : 0;
-	if (len == 0) {
-		*ret_rv = (struct readv){0};
-		return 0;
-	}
-	return store_readv(file->img, off, len, ret_rv);
-}
-
-/* Inside the gate: content up to end changed. */
+/*
+ * The system's own changes (a conversion, say) leave the times alone: to the guest nothing has
+ * changed.
+ */
 void file_changed(struct vfs *v, struct vnode *vn, uint64_t end, unsigned flags)
 {
 	pthread_mutex_lock(&vn->lock);
 	if (end > vn->size)
 		vn->size = end;
-	vnode_touch(vn, flags & VFS_WRITE_KILL_SUIDGID);
+	if (LIKELY(!(flags & REQUEST_COUNTLESS)))
+		vnode_touch(vn, flags & REQUEST_KILL_PRIV);
 	vnode_mark_dirty(v, vn);
 	pthread_mutex_unlock(&vn->lock);
 }
 
-int vfs_write(struct vfs *v, struct vnode *file, uint64_t off, const void *data, size_t len,
-        unsigned flags, size_t *ret_len)
-{
-	if (len > 0 && off >= IMAGE_SIZE_MAX)
-		return -EFBIG;
-	if (len > IMAGE_SIZE_MAX - off)
-		len = IMAGE_SIZE_MAX - off;
-	int r = vfs_begin(v, len, false);
-	if (r < 0)
-		return r;
-	pthread_rwlock_rdlock(&file->io);
-	store_enter(v->store);
-	r = store_write(file->img, off, data, len);
-	if (LIKELY(!r))
-		file_changed(v, file, off + len, flags);
-	store_leave(v->store);
-	pthread_rwlock_unlock(&file->io);
-	if (!r && flags & VFS_WRITE_SYNC)
-		r = vfs_fsync(v, file);
-	if (!r)
-		*ret_len = len;
-	return r;
-}
-
-int vfs_fsync(struct vfs *v, struct vnode *file)
+int file_flush(struct vfs *v, struct vnode *vn)
 {
 	if (v->read_only)
 		return 0;
-	const int r = store_flush(v->store, file->img);
-	return r < 0 ? r : file->row_error;
+	const int r = store_flush(v->store, vn->img);
+	return r < 0 ? r : vn->row_error;
+}
+
+static int flush_if_asked(struct vfs *v, struct vnode *vn, const struct request *req)
+{
+	return req->flags & REQUEST_FUA ? file_flush(v, vn) : 0;
+}
+
+/* Inside the gate, after the last of a change. */
+static void applied(struct request *req)
+{
+	if (req->applied)
+		req->applied(req);
 }
 
 /* --- size --- */
 
-int file_resize(struct vfs *v, struct vnode *vn, uint64_t size, bool kill_suidgid)
+/* With vnode.io held exclusively. */
+static int resize_locked(struct vfs *v, struct vnode *vn, struct request *req)
 {
+	const uint64_t size = req->len;
 	int r = 0;
 
 	store_enter(v->store);
@@ -145,37 +97,60 @@ int file_resize(struct vfs *v, struct vnode *vn, uint64_t size, bool kill_suidgi
 	if (!r) {
 		pthread_mutex_lock(&vn->lock);
 		vn->size = size;
-		vnode_touch(vn, kill_suidgid);
-		vnode_mark_dirty(v, vn);
 		pthread_mutex_unlock(&vn->lock);
+		file_changed(v, vn, 0, req->flags);
+		applied(req);
 	}
 	store_leave(v->store);
 	return r;
 }
 
-/* --- fallocate; with vnode.io held exclusively --- */
-
-/* One gate section: zeros in the range, as hole or allocated; the file reaches to size_min then. */
-static int range_step(struct vfs *v, struct vnode *vn, uint64_t off, uint64_t len, bool zero,
-        uint64_t size_min, unsigned flags)
+int file_resize(struct vfs *v, struct vnode *vn, struct request *req)
 {
+	int r = vfs_begin(v, VFS_ROWS_COST, req->len <= vn->size);
+
+	if (r < 0)
+		return r;
+	pthread_rwlock_wrlock(&vn->io);
+	r = resize_locked(v, vn, req);
+	pthread_rwlock_unlock(&vn->io);
+	return r < 0 ? r : flush_if_asked(v, vn, req);
+}
+
+/* --- ranges of zeros; with vnode.io held exclusively --- */
+
+struct range {
+	struct vfs *v;
+	struct vnode *vn;
+	struct request *req;
+	bool zero; /* allocated, not a hole */
+	bool grow; /* the file reaches to the range's end then */
+	bool last; /* with it the request is done */
+};
+
+/* One gate section. */
+static int range_step(const struct range *rg, uint64_t off, uint64_t len, bool last)
+{
+	struct vfs *v = rg->v;
+
 	store_enter(v->store);
-	const int r = store_punch(vn->img, off, len, zero);
+	const int r = store_punch(rg->vn->img, off, len, rg->zero);
 	if (!r)
-		file_changed(v, vn, size_min, flags);
+		file_changed(v, rg->vn, rg->grow ? off + len : 0, rg->req->flags);
+	if (!r && last)
+		applied(rg->req);
 	store_leave(v->store);
 	return r;
 }
 
-static int range_zero(struct vfs *v, struct vnode *vn, uint64_t off, uint64_t len, bool zero,
-        bool grow, unsigned flags)
+static int range_zero(const struct range *rg, uint64_t off, uint64_t len)
 {
 	const uint64_t end = off + len;
 	int r = 0;
 
 	while (off < end && !r) {
 		const uint64_t n = MIN(end - off, RANGE_STEP_BYTES);
-		r = range_step(v, vn, off, n, zero, grow ? off + n : 0, flags);
+		r = range_step(rg, off, n, rg->last && off + n == end);
 		off += n;
 	}
 	return r;
@@ -201,8 +176,7 @@ static int hole_next(
 }
 
 /* Allocated zeros where there are holes; whole chunks, as space is given out. */
-static int range_allocate(
-        struct vfs *v, struct vnode *vn, uint64_t off, uint64_t end, unsigned flags)
+static int holes_fill(const struct range *rg, uint64_t off, uint64_t end)
 {
 	int r = 0;
 
@@ -210,13 +184,46 @@ static int range_allocate(
 	end = ROUND_UP(end, CHUNK_SIZE);
 	while (off < end && !r) {
 		uint64_t hole, len;
-		r = hole_next(vn, off, end, &hole, &len);
+		r = hole_next(rg->vn, off, end, &hole, &len);
 		if (!r && len > 0)
-			r = range_zero(v, vn, hole, len, true, false, flags);
+			r = range_zero(rg, hole, len);
 		if (!r)
 			off = hole + len;
 	}
 	return r;
+}
+
+/* Preallocation.  What it comes to, size included, is official with a last section of its own. */
+static int allocate(struct vfs *v, struct vnode *vn, struct request *req)
+{
+	const struct range holes = {.v = v, .vn = vn, .req = req, .zero = true};
+	const uint64_t end = req->off + req->len;
+	const int r = holes_fill(&holes, req->off, end);
+
+	if (r < 0)
+		return r;
+	store_enter(v->store);
+	file_changed(v, vn, req->flags & REQUEST_KEEP_SIZE ? 0 : end, req->flags);
+	applied(req);
+	store_leave(v->store);
+	return 0;
+}
+
+static int zero_locked(struct vfs *v, struct vnode *vn, struct request *req)
+{
+	const bool zero = req->op == REQUEST_ZERO;
+	const struct range rg = {
+	        .v = v,
+	        .vn = vn,
+	        .req = req,
+	        .zero = zero,
+	        .grow = zero && !(req->flags & REQUEST_KEEP_SIZE),
+	        .last = true,
+	};
+
+	if (zero && req->flags & REQUEST_ALLOCATE)
+		return allocate(v, vn, req);
+	return range_zero(&rg, req->off, req->len);
 }
 
 /* A promise of space that is not there would be found out by a write, too late. */
@@ -230,68 +237,16 @@ static int space_check(struct vfs *v, uint64_t len)
 	return len > space.free_bytes ? -ENOSPC : 0;
 }
 
-static int fallocate_locked(
-        struct vfs *v, struct vnode *vn, int mode, uint64_t off, uint64_t len, unsigned flags)
+int file_zero(struct vfs *v, struct vnode *vn, struct request *req)
 {
-	const bool keep = mode & FALLOC_FL_KEEP_SIZE;
-	int r;
-
-	if (mode & FALLOC_FL_PUNCH_HOLE)
-		return range_zero(v, vn, off, len, false, false, flags);
-	if (mode & FALLOC_FL_ZERO_RANGE)
-		return range_zero(v, vn, off, len, true, !keep, flags);
-	r = range_allocate(v, vn, off, off + len, flags);
-	if (!r && !keep && off + len > vn->size)
-		r = file_resize(v, vn, off + len, flags & VFS_WRITE_KILL_SUIDGID);
-	return r;
-}
-
-static int fallocate_check(struct vfs *v, int mode, uint64_t off, uint64_t len)
-{
-	const int zero = mode & ~FALLOC_FL_KEEP_SIZE;
-
-	if (zero != 0 && zero != FALLOC_FL_PUNCH_HOLE && zero != FALLOC_FL_ZERO_RANGE)
-		return -EOPNOTSUPP;
-	if (mode == FALLOC_FL_PUNCH_HOLE)
-		return -EOPNOTSUPP; /* only with KEEP_SIZE, as everywhere */
-	if (len == 0)
-		return -EINVAL;
-	if (off > IMAGE_SIZE_MAX || len > IMAGE_SIZE_MAX - off)
-		return -EFBIG;
-	return zero == 0 ? space_check(v, len) : 0;
-}
-
-int vfs_fallocate(
-        struct vfs *v, struct vnode *file, int mode, uint64_t off, uint64_t len, unsigned flags)
-{
-	int r = fallocate_check(v, mode, off, len);
+	int r = req->flags & REQUEST_ALLOCATE ? space_check(v, req->len) : 0;
 
 	if (!r)
-		r = vfs_begin(v, VFS_ROWS_COST, mode & FALLOC_FL_PUNCH_HOLE);
+		r = vfs_begin(v, VFS_ROWS_COST, req->op == REQUEST_DISCARD);
 	if (r < 0)
 		return r;
-	pthread_rwlock_wrlock(&file->io);
-	r = fallocate_locked(v, file, mode, off, len, flags);
-	pthread_rwlock_unlock(&file->io);
-	if (!r && flags & VFS_WRITE_SYNC)
-		r = vfs_fsync(v, file);
-	return r;
-}
-
-int vfs_lseek(struct vfs *v, struct vnode *file, uint64_t off, int whence, uint64_t *ret_off)
-{
-	const uint64_t size = file->size;
-	uint64_t found;
-
-	if (whence != SEEK_DATA && whence != SEEK_HOLE)
-		return -EINVAL;
-	if (off >= size)
-		return -ENXIO;
-	const int r = store_seek(file->img, off, whence == SEEK_HOLE, &found);
-	if (r < 0)
-		return r;
-	if (whence == SEEK_DATA && found >= size)
-		return -ENXIO;
-	*ret_off = MIN(found, size); /* the end of a file counts as a hole */
-	return 0;
+	pthread_rwlock_wrlock(&vn->io);
+	r = zero_locked(v, vn, req);
+	pthread_rwlock_unlock(&vn->io);
+	return r < 0 ? r : flush_if_asked(v, vn, req);
 }

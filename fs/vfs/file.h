@@ -1,12 +1,21 @@
 /*
- * file.h - steps that changes of content share; private to fs/vfs
+ * file.h - what is done with a file's content at the bottom of its stack; private to fs/vfs
+ *
+ * All of it outside the gate, holding nothing, with the image open, unless it says otherwise.
  */
 #pragma once
 
 #include "fs/vfs/vnode.h"
 
-/* Inside the gate: content up to end (0: no further than before) changed.  flags: enum
- * vfs_write_flags. */
+/* A read of the guest: atime follows, as with relatime. */
+void file_accessed(struct vfs *v, struct vnode *vn);
+/*
+ * Inside the gate: content up to end (0: no further than before) changed, by a request with these
+ * flags.
+ */
 void file_changed(struct vfs *v, struct vnode *vn, uint64_t end, unsigned flags);
-/* With vn->io held exclusively and the image open, outside the gate. */
-int file_resize(struct vfs *v, struct vnode *vn, uint64_t size, bool kill_suidgid) MUST_CHECK;
+/* Everything acknowledged of this file is durable on 0. */
+int file_flush(struct vfs *v, struct vnode *vn) MUST_CHECK;
+/* The requests DISCARD and ZERO, and RESIZE; checked for their ranges. */
+int file_zero(struct vfs *v, struct vnode *vn, struct request *req) MUST_CHECK;
+int file_resize(struct vfs *v, struct vnode *vn, struct request *req) MUST_CHECK;

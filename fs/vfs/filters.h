@@ -17,17 +17,29 @@ struct vfs_filters {
 	 * -EIO: it does not open (why: in the datastore's status and the log).
 	 */
 	int (*open)(void *arg, uint64_t ino, struct pipeline_below *below, struct pipeline **ret_p);
-	/* The last user closed it; called for each open that returned 0. */
+	/*
+	 * The last user closed it; called for each open that returned 0.  Like open, with a lock
+	 * held that all opening and closing of this file waits for, and nothing else: it may wait
+	 * for requests of the file, not for anybody who opens it.
+	 */
 	void (*close)(void *arg, uint64_t ino, struct pipeline *p);
 	/* Inside the gate, together with the new inode's rows: it inherits the directory's stack. */
 	int (*inherit)(void *arg, uint64_t dir, uint64_t ino);
-	/* Inside the gate or with it closed: puts what the image's stages have as state since last time. */
+	/*
+	 * Inside the gate or with it closed: puts what the image's stages have as state since last
+	 * time; together with the row of a file that is dirty (vfs_mark_state), open or not.  What
+	 * was put while group store_txg() - 1 was open must be put once more: that group may not be
+	 * committed, and a flush does not log what was put at its freeze.
+	 */
 	void (*collect)(void *arg, uint64_t ino);
-	/* Changes of this file are refused (quarantine). */
+	/*
+	 * The guest's changes of this file's content are refused (quarantine).  Asked for each of
+	 * them, before it enters the stack; what stages and jobs write is not asked for.
+	 */
 	bool (*read_only)(void *arg, uint64_t ino);
 };
 
-/* Before the first file is opened; NULL: no filters (unit tests). */
+/* Before the first file is opened; copied.  NULL: no filters (unit tests). */
 void vfs_set_filters(struct vfs *v, const struct vfs_filters *filters);
 
 /*
@@ -37,3 +49,10 @@ void vfs_set_filters(struct vfs *v, const struct vfs_filters *filters);
 void vfs_submit(struct vfs *v, struct vnode *file, struct request *req);
 /* The file's pipeline; NULL when there are no filters.  While the caller has it open. */
 struct pipeline *vfs_pipeline(struct vnode *file);
+/*
+ * The image has state that is to be collected: also without any other change its row is put with
+ * the next group, or its next flush, and collect called.  After the state is where collect finds
+ * it.  Any thread, inside the gate or outside, holding no lock that collect takes; while the file
+ * is open.
+ */
+void vfs_mark_state(struct vfs *v, uint64_t ino);

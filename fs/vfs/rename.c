@@ -122,27 +122,33 @@ static int rename_locked(struct vfs *v, const struct rename *rn, unsigned flags)
 
 	if (r < 0 || rn->vn == rn->target)
 		return r; /* two names of one file: nothing happens, as POSIX has it */
+	const bool exchange = flags & RENAME_EXCHANGE;
 	store_enter(v->store);
-	r = flags & RENAME_EXCHANGE ? exchange_rows(v, rn) : replace_rows(v, rn);
+	const bool may = exchange || !rn->target || link_may_drop(v, rn->target);
+	if (may)
+		r = exchange ? exchange_rows(v, rn) : replace_rows(v, rn);
 	store_leave(v->store);
+	if (!may)
+		return -EAGAIN;
 	if (r < 0)
 		log_error("rename of '%s' to '%s' failed half way: %s", rn->name, rn->to_name,
 		        strerror(-r));
 	return r;
 }
 
-/* Flushes what is to replace another file. */
-static int flush_source(
+/* Flushes what is to replace another file, and that one if it keeps other names. */
+static int flush_both(
         struct vfs *v, uint64_t dir, const char *name, uint64_t to_dir, const char *to_name)
 {
-	uint64_t ino;
-	uint32_t mode;
 	struct vnode *vn;
-	int r = ns_name_get(v->ns, to_dir, to_name, &ino, &mode);
+	int r = child_get(v, to_dir, to_name, &vn);
 
 	if (r < 0)
 		return r == -ENOENT ? 0 : r;
-	r = child_get(v, dir, name, &vn);
+	r = link_settle(v, vn);
+	vnode_put(v, vn);
+	if (!r)
+		r = child_get(v, dir, name, &vn);
 	if (r < 0)
 		return r;
 	r = vnode_settle(v, vn);
@@ -150,10 +156,26 @@ static int flush_source(
 	return r;
 }
 
+static int rename_try(
+        struct vfs *v, uint64_t dir, uint64_t to_dir, struct rename *rn, unsigned flags)
+{
+	int r = 0;
+
+	if (!(flags & RENAME_NOREPLACE))
+		r = flush_both(v, dir, rn->name, to_dir, rn->to_name);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&v->tree);
+	r = rename_resolve(v, dir, to_dir, rn);
+	if (!r)
+		r = rename_locked(v, rn, flags);
+	pthread_mutex_unlock(&v->tree);
+	return r;
+}
+
 int vfs_rename(struct vfs *v, uint64_t dir, const char *name, uint64_t to_dir, const char *to_name,
         unsigned flags)
 {
-	struct rename rn = {.name = name, .to_name = to_name};
 	int r = name_check(name);
 
 	if (flags != 0 && flags != RENAME_NOREPLACE && flags != RENAME_EXCHANGE)
@@ -162,15 +184,13 @@ int vfs_rename(struct vfs *v, uint64_t dir, const char *name, uint64_t to_dir, c
 		r = name_check(to_name);
 	if (!r)
 		r = vfs_begin_rows(v, false);
-	if (!r && !(flags & RENAME_NOREPLACE))
-		r = flush_source(v, dir, name, to_dir, to_name);
 	if (r < 0)
 		return r;
-	pthread_mutex_lock(&v->tree);
-	r = rename_resolve(v, dir, to_dir, &rn);
-	if (!r)
-		r = rename_locked(v, &rn, flags);
-	pthread_mutex_unlock(&v->tree);
-	rename_release(v, &rn); /* may remove the file that was replaced */
+	r = -EAGAIN;
+	for (unsigned i = 0; i < SETTLE_TRIES && r == -EAGAIN; i++) {
+		struct rename rn = {.name = name, .to_name = to_name};
+		r = rename_try(v, dir, to_dir, &rn, flags);
+		rename_release(v, &rn); /* may remove the file that was replaced */
+	}
 	return r;
 }

@@ -3,7 +3,8 @@
  *
  * Lock order, outermost first:
  *
- *	operation locks   vfs.tree (namespace changes), vnode.io (two of them: by inode number)
+ *	operation locks   vnode.opening -> vfs.tree (namespace changes), vnode.io (two of them: by inode
+ *	                  number)
  *	the store's gate  store_enter .. store_leave
  *	state locks       vnode_shard.lock -> vnode.lock -> vfs.dirty_lock
  *	the lock inside ns, and the engine's own
@@ -24,7 +25,8 @@
  * would carry a size along: the present one would become durable before its content when somebody
  * else flushes, an older one would undo what a group has committed meanwhile.  The exception is the
  * link count, which must be durable with the names that it counts: link() and unlink() of one name
- * among several flush the file first (vnode_settle).
+ * among several flush the file first (vnode_settle), and do so again if a group was frozen between
+ * that and their gate section (vnode_settled): the size that their row carries is that group's then.
  */
 #include "fs/vfs/vnode.h"
 
@@ -41,6 +43,7 @@ int vfs_new(struct vfs **ret_vfs)
 	v->dirty.dirty_next = v->dirty.dirty_prev = &v->dirty;
 	pthread_mutex_init(&v->tree, NULL);
 	pthread_mutex_init(&v->dirty_lock, NULL);
+	closer_init(&v->closer);
 	for (unsigned i = 0; i < VNODE_SHARDS; i++)
 		pthread_mutex_init(&v->shards[i].lock, NULL);
 	*ret_vfs = v;
@@ -110,6 +113,8 @@ void vfs_detach(struct vfs *v)
 {
 	if (!v->store)
 		return;
+	closer_stop(v);
+	vnode_close_all(v); /* what stages held back comes down, and is collected */
 	if (!v->read_only) {
 		store_enter(v->store);
 		vfs_collect_rows(v, 0);
@@ -131,6 +136,7 @@ void vfs_free(struct vfs *v)
 		return;
 	for (unsigned i = 0; i < VNODE_SHARDS; i++)
 		pthread_mutex_destroy(&v->shards[i].lock);
+	closer_release(&v->closer);
 	pthread_mutex_destroy(&v->dirty_lock);
 	pthread_mutex_destroy(&v->tree);
 	free(v);

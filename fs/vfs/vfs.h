@@ -25,6 +25,7 @@
 #include <sys/statvfs.h>
 
 #include "meta/namespace.h"
+#include "stage/request.h"
 #include "store/store.h"
 
 struct vfs;
@@ -140,6 +141,24 @@ struct vfs_setattr {
 int vfs_getattr(struct vfs *v, uint64_t ino, struct vfs_attr *ret_attr) MUST_CHECK;
 int vfs_setattr(struct vfs *v, uint64_t ino, const struct vfs_setattr *sa,
         struct vfs_attr *ret_attr) MUST_CHECK;
+/*
+ * The same without waiting for what the stages of a file's stack do with a change of size: done() is
+ * called once, before this returns or later, on any thread.  The call is the caller's until then;
+ * done() may free it.
+ */
+struct vfs_setattr_call {
+	struct vfs_setattr set;
+	void (*done)(struct vfs_setattr_call *call);
+	int result;           /* for done() */
+	struct vfs_attr attr; /* likewise, when result is 0 */
+	struct {              /* the vfs's own */
+		struct vfs *vfs;
+		struct vnode *vn;
+		struct request req;
+		_Atomic unsigned arrived;
+	} way;
+};
+void vfs_setattr_submit(struct vfs *v, uint64_t ino, struct vfs_setattr_call *call);
 int vfs_statfs(struct vfs *v, struct statvfs *ret_st) MUST_CHECK;
 
 /* user., trusted. and security. only, -EOPNOTSUPP for others.  flags: XATTR_CREATE, XATTR_REPLACE.
@@ -154,30 +173,41 @@ int vfs_listxattr(struct vfs *v, uint64_t ino, bool privileged, char *buf, size_
         size_t *ret_len) MUST_CHECK;
 int vfs_removexattr(struct vfs *v, uint64_t ino, const char *name) MUST_CHECK;
 
-/* --- open files --- */
+/*
+ * --- open files ---
+ *
+ * Reads and changes of an open file pass its stack of filter stages (fs/vfs/filters.h), and these
+ * calls wait for it; vfs_submit() does not.  flags: REQUEST_FUA (durable before it returns) and
+ * REQUEST_KILL_PRIV.
+ */
+/* -EIO also where the file's stack cannot be opened. */
 int vfs_open(struct vfs *v, uint64_t ino, struct vnode **ret_file) MUST_CHECK;
 void vfs_release(struct vfs *v, struct vnode *file);
 /* len <= READ_MAX; shorter at the end of the file.  Released with readv_release(). */
 int vfs_read(struct vfs *v, struct vnode *file, uint64_t off, size_t len,
         struct readv *ret_rv) MUST_CHECK;
-
-enum vfs_write_flags {
-	VFS_WRITE_SYNC = BIT(0),         /* durable before it returns */
-	VFS_WRITE_KILL_SUIDGID = BIT(1), /* the caller lacks CAP_FSETID */
-};
 /* *ret_len is less than len only where the file would pass IMAGE_SIZE_MAX; -EFBIG beyond it. */
 int vfs_write(struct vfs *v, struct vnode *file, uint64_t off, const void *data, size_t len,
         unsigned flags, size_t *ret_len) MUST_CHECK;
 int vfs_fsync(struct vfs *v, struct vnode *file) MUST_CHECK;
-/* mode as fallocate(2), flags: enum vfs_write_flags. */
+/* mode as fallocate(2). */
 int vfs_fallocate(struct vfs *v, struct vnode *file, int mode, uint64_t off, uint64_t len,
         unsigned flags) MUST_CHECK;
 /* whence: SEEK_DATA or SEEK_HOLE. */
 int vfs_lseek(
         struct vfs *v, struct vnode *file, uint64_t off, int whence, uint64_t *ret_off) MUST_CHECK;
 /*
+ * Makes req (zeroed) the request that those two make, for vfs_submit().  -EOPNOTSUPP, -EINVAL: no
+ * such mode, no such whence.
+ */
+int vfs_fallocate_request(
+        int mode, uint64_t off, uint64_t len, unsigned flags, struct request *req) MUST_CHECK;
+int vfs_lseek_request(uint64_t off, int whence, struct request *req) MUST_CHECK;
+/*
  * Copies up to len bytes, sharing whole chunks where both offsets lie alike; may do less (then
- * the caller asks again).  0 at the end of from.
+ * the caller asks again).  0 at the end of from.  Where stages are to see the bytes they are copied
+ * as requests through both stacks; -EBUSY: too many threads wait for such copies already, copy by
+ * reading and writing.
  */
 int vfs_copy(struct vfs *v, struct vnode *from, uint64_t from_off, struct vnode *to,
         uint64_t to_off, uint64_t len, unsigned flags, uint64_t *ret_len) MUST_CHECK;

@@ -14,7 +14,7 @@
  * and image in a gate section of its own.  If that fails, or the daemon dies before, the row stays
  * with link count 0 and the next mount removes it.
  */
-#include "fs/vfs/vnode.h"
+#include "fs/vfs/file.h"
 
 #include <errno.h>
 #include <string.h>
@@ -59,12 +59,13 @@ static void shard_hash(struct vnode_shard *sh, struct vnode *vn)
 	*head = vn;
 }
 
-static struct vnode *vnode_alloc(uint64_t ino)
+static struct vnode *vnode_alloc(struct vfs *v, uint64_t ino)
 {
 	struct vnode *vn = calloc(1, sizeof(*vn));
 
 	if (!vn)
 		return NULL;
+	vn->vfs = v;
 	vn->ino = ino;
 	vn->refs = 1;
 	vn->state = VNODE_LOADING;
@@ -75,15 +76,17 @@ static struct vnode *vnode_alloc(uint64_t ino)
 	pthread_rwlock_init(&vn->io, &attr);
 	pthread_rwlockattr_destroy(&attr);
 	pthread_mutex_init(&vn->lock, NULL);
+	pthread_mutex_init(&vn->opening, NULL);
 	return vn;
 }
 
 static void vnode_release(struct vnode *vn)
 {
-	ASSERT(!vn->dirty);
+	ASSERT(!vn->dirty && !vn->pipeline);
 	store_image_close(vn->img);
 	pthread_rwlock_destroy(&vn->io);
 	pthread_mutex_destroy(&vn->lock);
+	pthread_mutex_destroy(&vn->opening);
 	free(vn);
 }
 
@@ -150,7 +153,7 @@ int vnode_get(struct vfs *v, uint64_t ino, struct vnode **ret_vn)
 	if (found) {
 		vn->refs++;
 	} else {
-		vn = vnode_alloc(ino);
+		vn = vnode_alloc(v, ino);
 		if (vn) {
 			pthread_mutex_lock(&vn->lock);
 			shard_hash(sh, vn);
@@ -175,7 +178,7 @@ int vnode_get(struct vfs *v, uint64_t ino, struct vnode **ret_vn)
 int vnode_add(struct vfs *v, const struct ns_inode *inode, struct vnode **ret_vn)
 {
 	struct vnode_shard *sh = shard_of(v, inode->ino);
-	struct vnode *vn = vnode_alloc(inode->ino);
+	struct vnode *vn = vnode_alloc(v, inode->ino);
 
 	if (!vn)
 		return -ENOMEM;
@@ -323,14 +326,27 @@ int vnode_changed(struct vfs *v, struct vnode *vn)
 	return 0;
 }
 
+/* With vn->lock held, inside the gate: is the last row's size in a group that may be uncommitted? */
+static bool size_frozen(struct vfs *v, const struct vnode *vn)
+{
+	/* At most one frozen group is under way. */
+	return vn->frozen_txg && vn->frozen_txg + 1 >= store_txg(v->store);
+}
+
+bool vnode_settled(struct vfs *v, struct vnode *vn)
+{
+	pthread_mutex_lock(&vn->lock);
+	const bool settled = !S_ISREG(vn->type) || !size_frozen(v, vn);
+	pthread_mutex_unlock(&vn->lock);
+	return settled;
+}
+
 /* May content or size of it be in a group that is not committed, and not in the log? */
 static bool vnode_unsettled(struct vfs *v, struct vnode *vn)
 {
 	store_enter(v->store);
 	pthread_mutex_lock(&vn->lock);
-	/* At most one frozen group is under way. */
-	const bool frozen = vn->frozen_txg && vn->frozen_txg + 1 >= store_txg(v->store);
-	const bool unsettled = vn->dirty || frozen;
+	const bool unsettled = vn->dirty || size_frozen(v, vn);
 	pthread_mutex_unlock(&vn->lock);
 	store_leave(v->store);
 	return unsettled;
@@ -341,9 +357,11 @@ int vnode_settle(struct vfs *v, struct vnode *vn)
 	if (!S_ISREG(vn->type) || v->read_only || !vnode_unsettled(v, vn))
 		return 0;
 	int r = vnode_image_get(v, vn);
+	if (r == -ENOKEY)
+		return store_sync(v->store); /* locked: no content of it waits, rows may */
 	if (r < 0)
 		return r;
-	r = vfs_fsync(v, vn);
+	r = file_flush(v, vn); /* our own: the stack does not see it */
 	vnode_image_put(vn);
 	return r;
 }
@@ -359,7 +377,11 @@ int vnode_unlinked(struct vfs *v, struct vnode *vn)
 	return r;
 }
 
-/* Gate closed, or inside it.  Puts the row with the size as it is now. */
+/*
+ * Gate closed, or inside it.  Puts the row with the size as it is now; then what its stages have as
+ * state, in this order: state that comes while it is collected finds the file clean again, and marks
+ * it for the next time.
+ */
 static void vnode_collect(struct vfs *v, struct vnode *vn, uint64_t frozen_txg)
 {
 	pthread_mutex_lock(&vn->lock);
@@ -378,6 +400,8 @@ static void vnode_collect(struct vfs *v, struct vnode *vn, uint64_t frozen_txg)
 			vnode_unlist(v, vn);
 	}
 	pthread_mutex_unlock(&vn->lock);
+	if (v->filters.collect && S_ISREG(vn->type))
+		v->filters.collect(v->filters.arg, vn->ino);
 	if (!r && listed)
 		vnode_put(v, vn); /* has a name, as all that is dirty: nothing is removed here */
 }
@@ -431,6 +455,25 @@ void vfs_collect_rows(void *arg, uint64_t image)
 		vnode_collect(v, vn, open_txg);
 		vn = next;
 	}
+}
+
+void vfs_mark_state(struct vfs *v, uint64_t ino)
+{
+	struct vnode_shard *sh = shard_of(v, ino);
+
+	if (v->read_only)
+		return;
+	pthread_mutex_lock(&sh->lock);
+	struct vnode *vn = shard_find(sh, ino);
+	if (vn)
+		vn->refs++;
+	pthread_mutex_unlock(&sh->lock);
+	if (!vn)
+		return; /* whose file is open is here */
+	pthread_mutex_lock(&vn->lock);
+	vnode_mark_dirty(v, vn);
+	pthread_mutex_unlock(&vn->lock);
+	vnode_put(v, vn);
 }
 
 /* --- attributes --- */

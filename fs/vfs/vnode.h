@@ -7,7 +7,7 @@
 #include <stdatomic.h>
 #include <sys/stat.h>
 
-#include "fs/vfs/vfs.h"
+#include "fs/vfs/filters.h"
 
 #define VNODE_SHARDS      64u
 #define VNODE_SHARD_HEADS 256u
@@ -26,11 +26,16 @@
  *	size            written under lock and io; read by anyone
  *	attr, dirty, frozen_txg, img, img_users
  *	                lock (dirty is also peeked at without it)
+ *	pipeline, open_users
+ *	                changed under opening and lock; who has the file open reads pipeline without
+ *	close_next, closes_due
+ *	                vfs.closer.lock
  *	dirty_prev/next vfs.dirty_lock
  *	atime_due_ns, xattr_none       atomic hints
  */
 struct vnode {
 	struct vnode *next;
+	struct vfs *vfs;
 	uint64_t ino;
 	uint32_t type;           /* S_IFMT bits; never change once it is loaded */
 	uint64_t nlookup;        /* that the kernel holds */
@@ -59,6 +64,11 @@ struct vnode {
 	struct image *img; /* while img_users > 0 */
 	unsigned img_users;
 	struct vnode *dirty_prev, *dirty_next;
+	pthread_mutex_t opening;   /* an operation lock: a pipeline is being opened or closed */
+	struct pipeline *pipeline; /* while open_users > 0; NULL: no filters */
+	unsigned open_users;
+	struct vnode *close_next;
+	unsigned closes_due;
 };
 
 #define VNODE_LOADING 1
@@ -66,6 +76,15 @@ struct vnode {
 struct vnode_shard {
 	pthread_mutex_t lock;
 	struct vnode *heads[VNODE_SHARD_HEADS];
+};
+
+/* Closes files for those who may not wait for it (open.c). */
+struct closer {
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	pthread_t thread;
+	struct vnode *due; /* each referenced */
+	bool running, ending;
 };
 
 struct vfs {
@@ -77,6 +96,9 @@ struct vfs {
 	pthread_mutex_t dirty_lock; /* the list of dirty vnodes */
 	struct vnode dirty;         /* head of the ring */
 	struct vnode_shard shards[VNODE_SHARDS];
+	struct vfs_filters filters; /* open NULL: none */
+	struct closer closer;
+	_Atomic unsigned copies_waiting; /* threads that copy as requests (copy.c) */
 };
 
 /* Finds or loads; gives a reference.  -ENOENT also for an inode without names that is not in use.
@@ -97,6 +119,29 @@ void vnode_drop_all(struct vfs *v);
 int vnode_image_get(struct vfs *v, struct vnode *vn) MUST_CHECK;
 void vnode_image_put(struct vnode *vn);
 
+/*
+ * Opens a regular file that the caller has a reference of: image and stack.  Outside the gate,
+ * holding nothing: it may read, and wait for the stack's stages.
+ */
+int vnode_open(struct vfs *v, struct vnode *vn) MUST_CHECK;
+/* Not from a request's complete(): the last one waits for all requests of the file. */
+void vnode_close(struct vfs *v, struct vnode *vn);
+/* The same and vnode_put(), from anywhere: where it would have to wait, another thread does. */
+void vnode_close_later(struct vfs *v, struct vnode *vn);
+void closer_init(struct closer *c);
+/* Does what is due, and stops the thread. */
+void closer_stop(struct vfs *v);
+void closer_release(struct closer *c);
+/* Closes every pipeline that is still open; no request comes any more. */
+void vnode_close_all(struct vfs *v);
+
+/* Does a request of an open file at the bottom of its stack (submit.c); arg of what it fills in. */
+void submit_below(struct vnode *vn, struct pipeline_below *ret_below);
+/* May the guest change this file's content at all?  -EROFS. */
+int submit_admit(struct vfs *v, struct vnode *file) MUST_CHECK;
+/* Sends it and waits: through the stack.  req->result. */
+int submit_call(struct vfs *v, struct vnode *file, struct request *req) MUST_CHECK;
+
 /* With vn->lock held: the row is to be put at the next collect. */
 void vnode_mark_dirty(struct vfs *v, struct vnode *vn);
 /* With vn->lock held, inside the gate: puts the row now (with the size last collected). */
@@ -108,6 +153,8 @@ int vnode_put_row(struct vfs *v, struct vnode *vn) MUST_CHECK;
 int vnode_changed(struct vfs *v, struct vnode *vn) MUST_CHECK;
 /* Makes content and size of a regular file durable, before a row with its link count is put. */
 int vnode_settle(struct vfs *v, struct vnode *vn) MUST_CHECK;
+/* Inside the gate: was it settled after the last group's freeze, so that its row may be put? */
+bool vnode_settled(struct vfs *v, struct vnode *vn);
 /* With vn->lock held, inside the gate: it has no name any more; its row is put, and not again. */
 int vnode_unlinked(struct vfs *v, struct vnode *vn) MUST_CHECK;
 /* Takes vn->lock. */

@@ -22,6 +22,14 @@ static inline uint64_t clock_now_ns(void)
 	return clock_timespec_ns(&ts);
 }
 
+/* CPU time of the calling thread; a system call. */
+static inline uint64_t clock_thread_ns(void)
+{
+	struct timespec ts;
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+	return clock_timespec_ns(&ts);
+}
+
 /* Wall clock; for time stamps that people see. */
 static inline uint64_t clock_wall_ns(void)
 {

@@ -9,13 +9,14 @@
 #pragma once
 
 #include "base/errmsg.h"
+#include "crypto/kdf.h" /* key_wipe */
 #include "crypto/seal.h"
 
 enum keyslot_kind { KEYSLOT_PASSPHRASE = 1, KEYSLOT_FILE = 2, KEYSLOT_RECOVERY = 3 };
 
 #define KEYSLOT_SECRET_MAX (64u << 10) /* of a key file or passphrase */
 #define KEYSLOT_BYTES_MAX  256u        /* encoded */
-/* "weir-" + 13 groups of 4 letters and digits with check digits, terminated. */
+/* "weir-" + 14 groups of 4 letters and digits, check digits included, terminated. */
 #define RECOVERY_TEXT_LEN 80u
 
 /* Wraps; scrypt takes about half a second and 128 MiB.  *ret_len <= KEYSLOT_BYTES_MAX. */
@@ -32,4 +33,3 @@ int key_random(uint8_t ret_key[SEAL_KEY_LEN]) MUST_CHECK;
 void recovery_text(const uint8_t key[SEAL_KEY_LEN], char ret_text[RECOVERY_TEXT_LEN]);
 /* -EINVAL with em: a typing error, where it can be told. */
 int recovery_parse(const char *text, uint8_t ret_key[SEAL_KEY_LEN], struct errmsg *em) MUST_CHECK;
-void key_wipe(void *p, size_t len);

@@ -53,29 +53,40 @@ enum request_flags {
 #define REQUEST_LEN_MAX  (1u << 20) /* of READ and WRITE */
 
 struct pipeline_version;
+struct stage_link;
+struct trip_waiter;
 
-/* What the pipeline keeps of a request; nobody else looks in. */
+/* What the pipeline keeps of a request; nobody else looks in (pipeline-private.h). */
 struct request_trip {
-	struct pipeline_version *version; /* referenced while under way */
-	uint32_t at;         /* stage that has it, counted from the top; = n: the bottom */
-	uint32_t floor;      /* first stage that sees it (own requests of a stage begin below it) */
-	uint32_t wants_post; /* bit a stage */
-	_Atomic int pend;    /* see pipeline.c */
-	bool sampled, returning, owns_data;
+	struct pipeline_version *version; /* cannot change while under way */
+	struct stage_link *owner;         /* the stage whose own request it is; NULL: the guest's */
+	struct trip_waiter *waiter;       /* the submitter, where it waits; on its stack */
+	const void *origin;               /* data, as it came or as it was copied; not a stage's */
+	uint32_t at;                      /* stage that has it, from the top; = n: the bottom */
+	uint32_t floor;                   /* first stage that sees it */
+	uint32_t wants_post;              /* bit a stage */
+	_Atomic int pend;                 /* see drive.c */
+	bool sampled, sampled_cpu, returning;
+	bool owns_data;  /* origin is the pipeline's copy */
+	bool data_stays; /* valid until complete() */
 	uint16_t shard;
 	uint64_t started_ns, boundary_ns;
-	uint64_t stage_ns
-	        [STACK_STAGES_MAX]; /* sampled requests only: spent in each stage, waits too */
-	void *contexts;             /* room for the stages' contexts; owned */
-	struct request *next;       /* run queue */
+	/* Sampled requests only: spent in each stage, waits too. */
+	uint64_t stage_ns[STACK_STAGES_MAX];
+	void *contexts;       /* room for the stages' contexts; owned */
+	struct request *next; /* run queue, or held at the gate */
 };
 
 struct request {
 	enum request_op op;
 	unsigned flags;
 	uint64_t off, len;
-	const void *
-	        data; /* WRITE; not owned; a stage may point it elsewhere in pre(), until its post() */
+	/*
+	 * WRITE; not owned; a stage may point it elsewhere in pre(), until its post().  A stage that
+	 * keeps the request reads it before pre() returns PEND and not again until it goes on: the
+	 * pipeline moves it meanwhile.
+	 */
+	const void *data;
 	struct readv out; /* READ: the answer; owned by the request until taken */
 	uint64_t done;    /* WRITE: bytes taken */
 	uint64_t found;   /* EXTENTS: where; UINT64_MAX: nowhere */

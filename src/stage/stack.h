@@ -30,6 +30,11 @@ struct stack_item {
 	struct settings settings; /* defs NULL when the type is missing */
 	char *given;              /* the settings as given: "key=value\nkey=value"; owned */
 };
+/* This program has the type, in the version that it was attached with. */
+static inline bool stack_item_usable(const struct stack_item *item)
+{
+	return item->type && item->type->version == item->type_version;
+}
 
 struct stack_plan {
 	unsigned n;
@@ -57,6 +62,9 @@ int stage_class_parse(const char *name, enum stage_class *ret_class) MUST_CHECK;
 int settings_parse(const struct setting_def *defs, const char *const *texts, unsigned n,
         struct settings *ret_settings, struct errmsg *em) MUST_CHECK;
 void settings_release(struct settings *s);
+int settings_copy(const struct settings *from, struct settings *ret_to) MUST_CHECK;
+/* Every value the same, given or by default. */
+bool settings_equal(const struct settings *a, const struct settings *b);
 /* The given ones as "key=value" lines, sorted by key: what is stored and hashed; malloc'ed. */
 char *settings_text(const struct settings *s);
 /* A value for people: "64M", "10s", "on"; buf of at least 64 bytes, or the text itself. */

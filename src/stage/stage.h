@@ -74,7 +74,7 @@ enum setting_kind {
 	SETTING_UINT,     /* decimal, min..max */
 	SETTING_SIZE,     /* bytes, "64M"; min..max */
 	SETTING_DURATION, /* nanoseconds; "10s", "250ms", "2h"; min..max */
-	SETTING_PERCENT,  /* 0..100, a number with decimals; kept as millionths */
+	SETTING_PERCENT,  /* 0..100, a number with decimals; kept as millionths: 100 % is 1000000 */
 	SETTING_BOOL,     /* on, off, yes, no, true, false */
 	SETTING_ENUM,     /* one of choices; the value is its index */
 	SETTING_TEXT,     /* any, at most SETTING_TEXT_MAX bytes */
@@ -87,10 +87,11 @@ struct setting_def {
 	const char *key; /* NULL ends a list */
 	enum setting_kind kind;
 	const char *initial;        /* as text; NULL: none, the setting is unset until given */
-	uint64_t min, max;          /* UINT, SIZE, DURATION */
+	uint64_t min, max;          /* UINT, SIZE, DURATION; max 0: no limit */
 	const char *const *choices; /* ENUM: ended by NULL */
 	const char *help;           /* one line */
 	bool fixed;                 /* cannot be changed once attached */
+	bool managed; /* given by the host itself; users may neither give nor see it */
 };
 
 /* Checked values of one stage, in the order of its type's definitions. */

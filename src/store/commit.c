@@ -10,14 +10,21 @@
  * Frozen leaves are constant, so workers read them without locks.  Compression is the dominant
  * cost, and it runs on all workers; appending (segments.c) takes a short lock.
  *
+ * How that is done is the image's policy: its crypto domain (whose secret keys the hashes, within
+ * which duplicates are looked for, and under whose key frames are sealed), how hard to compress, and
+ * whether to look for duplicates at all.  What the steps cost is added up for each image: clock
+ * readings a frame and a leaf, none a chunk.
+ *
  * A duplicate is only shared after its bytes were compared, with the candidate's own checksum
  * verified (it comes from the cache, where only verified content is, or from segments_read).  A
  * candidate that turns out damaged is not shared: the new data is stored, and offered to the
- * collector to heal the old place with.
+ * collector to heal the old place with.  An image that wants it verified has each candidate read from
+ * the backing, whatever the cache holds.
  */
 #include <errno.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "store/frame.h"
 #include "store/store-priv.h"
@@ -27,6 +34,9 @@
 /* After so many frames in a row that did not compress, only one in RAW_PROBE is tried. */
 #define RAW_STREAK 16
 #define RAW_PROBE  8
+
+/* The CPU clock takes a quarter of a microsecond: a leaf must be worth it. */
+#define LARGE_CHUNKS 8
 
 /* A likely duplicate that has to be read to be compared. */
 struct want {
@@ -39,6 +49,12 @@ struct worker {
 	struct store *store;
 	pthread_t thread;
 	unsigned raw_streak;
+	struct frame_packer *packer; /* made when a policy first asks for it */
+	/* The leaf's image's. */
+	struct image_policy policy;
+	const struct crypto_domain *crypto; /* referenced while a leaf is under way */
+	struct policy_cost cost;            /* of this leaf */
+	bool large;                         /* it has LARGE_CHUNKS or more to store */
 	/* The window under way. */
 	unsigned n;
 	unsigned index[WINDOW_CHUNKS]; /* in the leaf */
@@ -78,6 +94,7 @@ struct compare {
 	struct store *store;
 	uint64_t loc;
 	const uint8_t *data;
+	bool fill; /* the cache with what is read */
 	bool equal, seen;
 };
 
@@ -88,7 +105,8 @@ static void compare_frame(
 
 	for (unsigned i = 0; i < n; i++) {
 		const uint8_t *at = chunks + (size_t)i * CHUNK_SIZE;
-		cache_insert(c->store->cache, loc + i, at, NULL);
+		if (c->fill)
+			cache_insert(c->store->cache, loc + i, at, NULL);
 		if (loc + i == c->loc) {
 			c->seen = true;
 			c->equal = memcmp(at, c->data, CHUNK_SIZE) == 0;
@@ -98,22 +116,24 @@ static void compare_frame(
 
 /* Does loc hold these bytes, and may it be shared? */
 static bool candidate_matches(
-        struct store *s, uint64_t loc, struct hash128 hash, const uint8_t *data)
+        const struct worker *w, uint64_t loc, struct hash128 hash, const uint8_t *data)
 {
+	struct store *s = w->store;
+	const bool verify = w->policy.dedupe == POLICY_DEDUPE_VERIFY;
 	struct cache_ref ref;
 
-	if (!segments_present(s->segments, loc)) {
+	if (!segments_present(s->segments, loc, w->policy.domain)) {
 		dedupe_remove(s->dedupe, hash, loc);
 		return false;
 	}
 	if (!gc_may_share(s, loc))
 		return false;
-	if (cache_get(s->cache, loc, &ref)) {
+	if (!verify && cache_get(s->cache, loc, &ref)) {
 		const bool equal = memcmp(ref.data, data, CHUNK_SIZE) == 0;
 		cache_release(s->cache, &ref);
 		return equal;
 	}
-	struct compare c = {.store = s, .loc = loc, .data = data};
+	struct compare c = {.store = s, .loc = loc, .data = data, .fill = !verify};
 	const int r = segments_read(s->segments, &loc, 1, compare_frame, &c);
 	/* It stays in the index: if this copy cannot heal it, the next one may. */
 	if (r == -EUCLEAN && !c.seen)
@@ -122,11 +142,11 @@ static bool candidate_matches(
 }
 
 /* A map entry that shares an existing chunk; 0 when there is none. */
-static uint64_t find_duplicate(
-        struct store *s, struct hash128 hash, const uint8_t *data, const uint64_t *locs, unsigned n)
+static uint64_t find_duplicate(const struct worker *w, struct hash128 hash, const uint8_t *data,
+        const uint64_t *locs, unsigned n)
 {
 	for (unsigned i = 0; i < n; i++)
-		if (candidate_matches(s, locs[i], hash, data))
+		if (candidate_matches(w, locs[i], hash, data))
 			return entry_data(locs[i], hash_check(hash));
 	return 0;
 }
@@ -183,6 +203,8 @@ static void leaf_compare(struct worker *w)
  */
 static void leaf_look_up(struct worker *w, const struct ov_leaf *l)
 {
+	const bool dedupe = w->policy.dedupe != POLICY_DEDUPE_OFF,
+	           verify = w->policy.dedupe == POLICY_DEDUPE_VERIFY;
 	struct store *s = w->store;
 
 	w->n_wanted = 0;
@@ -192,18 +214,19 @@ static void leaf_look_up(struct worker *w, const struct ov_leaf *l)
 		w->leaf_match[i] = 0;
 		if (!w->leaf_whole[i])
 			continue;
-		w->leaf_hashes[i] = chunk_hash(&s->hasher, b->data);
-		dedupe_prefetch(s->dedupe, w->leaf_hashes[i]);
+		w->leaf_hashes[i] = chunk_hash(&w->crypto->hasher, b->data);
+		if (dedupe)
+			dedupe_prefetch(s->dedupe, w->leaf_hashes[i]);
 	}
 	for (unsigned i = 0; i < LEAF_CHUNKS; i++) {
 		w->leaf_n_locs[i] = 0;
-		if (!w->leaf_whole[i])
+		if (!w->leaf_whole[i] || !dedupe)
 			continue;
 		w->leaf_n_locs[i] =
 		        (uint8_t)dedupe_lookup(s->dedupe, w->leaf_hashes[i], w->leaf_locs[i]);
 		const uint64_t loc = w->leaf_locs[i][0];
-		if (w->leaf_n_locs[i] > 0 && !cache_peek(s->cache, loc) &&
-		        segments_present(s->segments, loc))
+		if (w->leaf_n_locs[i] > 0 && (verify || !cache_peek(s->cache, loc)) &&
+		        segments_present(s->segments, loc, w->policy.domain))
 			w->wanted[w->n_wanted++] =
 			        (struct want){loc, i, slot_buf(l->slots[i])->data};
 	}
@@ -211,6 +234,44 @@ static void leaf_look_up(struct worker *w, const struct ov_leaf *l)
 }
 
 /* --- windows --- */
+
+/* Any codec of the policy's; what comes out is in w->packed, or CODEC_RAW. */
+static enum frame_codec window_compress(struct worker *w, uint32_t *ret_len)
+{
+	switch (w->policy.compress) {
+	case POLICY_COMPRESS_OFF:
+		*ret_len = w->n * CHUNK_SIZE;
+		return CODEC_RAW;
+	case POLICY_LZ4HC:
+		return frame_pack_hard(
+		        w->packer, w->policy.level, w->gather, w->n, w->packed, ret_len);
+	case POLICY_COMPRESS_AUTO:
+		return frame_pack_auto(w->packer, w->gather, w->n, w->packed, ret_len);
+	case POLICY_LZ4:
+		break;
+	}
+	return frame_pack(w->gather, w->n, w->packed, ret_len);
+}
+
+static void window_pack(struct worker *w, struct frame_spec *spec)
+{
+	const uint64_t start_ns = clock_now_ns();
+	uint32_t len;
+
+	if (w->policy.compress == POLICY_COMPRESS_OFF)
+		return;
+	if (w->raw_streak < RAW_STREAK || w->raw_streak % RAW_PROBE == 0) {
+		spec->codec = window_compress(w, &len);
+		if (spec->codec != CODEC_RAW) {
+			spec->payload = w->packed;
+			spec->payload_len = len;
+		}
+	}
+	w->raw_streak = spec->codec == CODEC_RAW ? w->raw_streak + 1 : 0;
+	w->cost.compress_ns += clock_now_ns() - start_ns;
+	w->cost.compress_in_bytes += w->n * CHUNK_SIZE;
+	w->cost.compress_out_bytes += spec->payload_len;
+}
 
 static int window_append(struct worker *w, uint64_t txg, const struct ov_leaf *l, uint64_t *ret_loc)
 {
@@ -223,17 +284,12 @@ static int window_append(struct worker *w, uint64_t txg, const struct ov_leaf *l
 	        .first_chunk = l->index * LEAF_CHUNKS + w->index[0],
 	        .payload = w->gather,
 	        .payload_len = w->n * CHUNK_SIZE,
+	        .crypto = w->crypto,
+	        .seal_ns = &w->cost.encrypt_ns,
 	};
 
-	if (w->raw_streak < RAW_STREAK || w->raw_streak % RAW_PROBE == 0) {
-		uint32_t len;
-		spec.codec = frame_pack(w->gather, w->n, w->packed, &len);
-		if (spec.codec != CODEC_RAW) {
-			spec.payload = w->packed;
-			spec.payload_len = len;
-		}
-	}
-	w->raw_streak = spec.codec == CODEC_RAW ? w->raw_streak + 1 : 0;
+	window_pack(w, &spec);
+	w->cost.encrypt_bytes += w->policy.domain ? spec.payload_len : 0;
 	atomic_fetch_add_explicit(&s->count.chunks_new, w->n, memory_order_relaxed);
 	if (spec.codec == CODEC_RAW)
 		atomic_fetch_add_explicit(&s->count.chunks_raw, w->n, memory_order_relaxed);
@@ -257,7 +313,8 @@ static int window_store(struct worker *w, uint64_t txg, struct ov_leaf *l)
 		return r;
 	for (unsigned k = 0; k < w->n; k++) {
 		l->entries[w->index[k]] = entry_data(loc + k, hash_check(w->hashes[k]));
-		dedupe_insert(s->dedupe, w->hashes[k], loc + k);
+		if (w->policy.dedupe != POLICY_DEDUPE_OFF)
+			dedupe_insert(s->dedupe, w->hashes[k], loc + k);
 	}
 	return 0;
 }
@@ -293,6 +350,7 @@ static int buf_fill(struct worker *w, const struct ov_leaf *l, unsigned i, const
 static int duplicate_store(struct worker *w, struct ov_leaf *l, unsigned i, uint64_t entry)
 {
 	l->entries[i] = entry;
+	w->cost.dedupe_hits++;
 	atomic_fetch_add_explicit(&w->store->count.dedupe_hits, 1, memory_order_relaxed);
 	return 0;
 }
@@ -301,11 +359,14 @@ static int chunk_store(struct worker *w, struct ov_leaf *l, unsigned i, const ui
         struct hash128 hash, const uint64_t *locs, unsigned n_locs)
 {
 	struct store *s = w->store;
+	const bool dedupe = w->policy.dedupe != POLICY_DEDUPE_OFF;
 	uint64_t found[DEDUPE_CANDIDATES];
-	uint64_t entry = find_duplicate(s, hash, data, locs, n_locs);
+	uint64_t entry = find_duplicate(w, hash, data, locs, n_locs);
 
-	if (!entry && n_locs == 0) /* stored since, by another worker or a window of this leaf? */
-		entry = find_duplicate(s, hash, data, found, dedupe_lookup(s->dedupe, hash, found));
+	w->cost.dedupe_chunks += dedupe;
+	if (!entry && n_locs == 0 &&
+	        dedupe) /* stored since, by another worker or a window of this leaf? */
+		entry = find_duplicate(w, hash, data, found, dedupe_lookup(s->dedupe, hash, found));
 	if (entry)
 		return duplicate_store(w, l, i, entry);
 	w->hashes[w->n] = hash;
@@ -333,9 +394,11 @@ static int partial_store(struct worker *w, struct ov_leaf *l, unsigned i, const 
 		return r;
 	if (chunk_is_zero(w->filled))
 		return zero_store(w, l, i);
-	const struct hash128 hash = chunk_hash(&w->store->hasher, w->filled);
-	return chunk_store(
-	        w, l, i, w->filled, hash, locs, dedupe_lookup(w->store->dedupe, hash, locs));
+	const struct hash128 hash = chunk_hash(&w->crypto->hasher, w->filled);
+	const unsigned n = w->policy.dedupe == POLICY_DEDUPE_OFF
+	                           ? 0
+	                           : dedupe_lookup(w->store->dedupe, hash, locs);
+	return chunk_store(w, l, i, w->filled, hash, locs, n);
 }
 
 static int slot_store(struct worker *w, struct ov_leaf *l, unsigned i)
@@ -357,13 +420,30 @@ static int slot_store(struct worker *w, struct ov_leaf *l, unsigned i)
 		return partial_store(w, l, i, b);
 	if (!w->leaf_whole[i])
 		return zero_store(w, l, i);
-	if (w->leaf_match[i] && gc_may_share(w->store, w->leaf_match[i]))
+	if (w->leaf_match[i] && gc_may_share(w->store, w->leaf_match[i])) {
+		w->cost.dedupe_chunks++;
 		return duplicate_store(
 		        w, l, i, entry_data(w->leaf_match[i], hash_check(w->leaf_hashes[i])));
+	}
 	return chunk_store(w, l, i, b->data, w->leaf_hashes[i], w->leaf_locs[i], w->leaf_n_locs[i]);
 }
 
-static int leaf_store(struct worker *w, uint64_t txg, struct ov_leaf *l)
+/* CPU time, where asking for it is little beside the work; else the time of the clock on the wall. */
+static uint64_t leaf_clock_ns(const struct worker *w)
+{
+	return w->large ? clock_thread_ns() : clock_now_ns();
+}
+
+static bool leaf_is_large(const struct ov_leaf *l)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < LEAF_CHUNKS && n < LARGE_CHUNKS; i++)
+		n += l->slots[i] != SLOT_ABSENT;
+	return n == LARGE_CHUNKS;
+}
+
+static int leaf_windows(struct worker *w, uint64_t txg, struct ov_leaf *l)
 {
 	int r = 0;
 
@@ -373,7 +453,9 @@ static int leaf_store(struct worker *w, uint64_t txg, struct ov_leaf *l)
 		return -ENOMEM;
 	for (unsigned i = 0; i < LEAF_CHUNKS; i++)
 		l->entries[i] = MAP_KEEP;
+	const uint64_t start_ns = leaf_clock_ns(w);
 	leaf_look_up(w, l);
+	w->cost.dedupe_ns += leaf_clock_ns(w) - start_ns;
 	for (unsigned i = 0; r == 0 && i < LEAF_CHUNKS; i += WINDOW_CHUNKS) {
 		w->n = 0;
 		for (unsigned k = i; r == 0 && k < i + WINDOW_CHUNKS; k++)
@@ -381,6 +463,34 @@ static int leaf_store(struct worker *w, uint64_t txg, struct ov_leaf *l)
 		if (r == 0)
 			r = window_store(w, txg, l);
 	}
+	return r;
+}
+
+/* The policy of the leaf's image, and what it takes.  -ENOKEY: nothing is stored in the clear. */
+static int policy_take(struct worker *w, const struct image *img)
+{
+	w->policy = image_policy(img);
+	w->cost = (struct policy_cost){0};
+	const bool hard =
+	        w->policy.compress == POLICY_LZ4HC || w->policy.compress == POLICY_COMPRESS_AUTO;
+	const int r = hard && !w->packer ? frame_packer_new(&w->packer) : 0;
+	if (r < 0)
+		return r;
+	w->crypto = keyring_get(w->store->keyring, w->policy.domain);
+	return w->crypto ? 0 : -ENOKEY;
+}
+
+static int leaf_store(struct worker *w, uint64_t txg, struct ov_leaf *l)
+{
+	w->large = leaf_is_large(l);
+	const uint64_t start_ns = leaf_clock_ns(w);
+	int r = policy_take(w, l->image);
+	if (r < 0)
+		return r;
+	r = leaf_windows(w, txg, l);
+	keyring_put(w->store->keyring, w->crypto);
+	w->cost.commit_ns = leaf_clock_ns(w) - start_ns;
+	image_cost_add(l->image, &w->cost);
 	return r;
 }
 
@@ -495,6 +605,7 @@ void commit_pool_stop(struct store *s)
 		free(p->workers[i].gather);
 		free(p->workers[i].packed);
 		free(p->workers[i].filled);
+		frame_packer_free(p->workers[i].packer);
 	}
 	pthread_cond_destroy(&p->finish);
 	pthread_cond_destroy(&p->start);

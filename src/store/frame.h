@@ -13,9 +13,10 @@
 #define FRAME_ALIGN        64u
 #define FRAME_HEADER_LEN   64u /* before the hashes */
 #define FRAME_SPAN_SLOTS   32u /* the slots of one frame lie within so many consecutive ones */
-/* The largest frame: 16 raw chunks. */
+/* The largest frame: 16 raw chunks, sealed. */
 #define FRAME_SIZE_MAX                                                                             \
-	ROUND_UP(FRAME_HEADER_LEN + FRAME_CHUNKS_MAX * (16 + CHUNK_SIZE), FRAME_ALIGN)
+	ROUND_UP(FRAME_HEADER_LEN + FRAME_CHUNKS_MAX * (16 + CHUNK_SIZE) + SEAL_OVERHEAD,          \
+	        FRAME_ALIGN)
 /* Frames end at or before this, so that a file with its footer is SEGMENT_BYTES_MAX at most. */
 #define FOOTER_SIZE_MAX        ROUND_UP(64 + SEGMENT_SLOTS * 20, IO_ALIGN)
 #define SEGMENT_FRAMES_END_MAX (SEGMENT_BYTES_MAX - FOOTER_SIZE_MAX)
@@ -40,10 +41,11 @@ int segment_header_decode(
 struct frame_info {
 	unsigned n;
 	enum frame_codec codec;
-	uint32_t key_id; /* 0: not encrypted */
-	uint32_t payload_len;
-	uint32_t store;   /* frame_store() of the datastore, to know a frame of another one */
-	uint64_t segment; /* to catch a misplaced frame */
+	uint32_t
+	        key_id; /* the crypto domain whose frame key the payload is sealed under; 0: none */
+	uint32_t payload_len; /* as stored: SEAL_OVERHEAD included */
+	uint32_t store;       /* frame_store() of the datastore, to know a frame of another one */
+	uint64_t segment;     /* to catch a misplaced frame */
 	uint64_t image, first_chunk;
 	uint16_t slots[FRAME_CHUNKS_MAX]; /* n, ascending, within FRAME_SPAN_SLOTS of the first */
 	struct hash128 hashes[FRAME_CHUNKS_MAX];
@@ -54,8 +56,18 @@ uint32_t frame_store(const uint8_t uuid[16]);
 void frame_slots_set(struct frame_info *f, unsigned first_slot);
 /* Bytes that a frame takes, header and padding to FRAME_ALIGN included. */
 size_t frame_size(unsigned n, uint32_t payload_len);
-/* Writes header, hashes, payload and zero padding: frame_size() bytes; returns that. */
+/*
+ * Writes header, hashes, payload and zero padding: frame_size() bytes; returns that.  The payload of
+ * a frame with key_id is sealed already.
+ */
 size_t frame_encode(const struct frame_info *f, const void *payload, uint8_t *buf);
+/*
+ * The same for f->payload_len - SEAL_OVERHEAD bytes that are to be sealed on the way, under the frame key
+ * of domain f->key_id.  What precedes the payload is authenticated with it, but for the checksums:
+ * so no frame passes in another place, or under another header.  -ENOMEM, -EIO: libcrypto's.
+ */
+int frame_encode_sealed(const struct frame_info *f, const struct seal_key *key, const void *plain,
+        uint8_t *buf) MUST_CHECK;
 /*
  * Checks the frame at buf (len bytes are there) of this segment, both checksums included.
  * *ret_payload points into buf; *ret_size is frame_size().  -ENODATA: not even a frame's magic (end
@@ -70,17 +82,39 @@ int frame_decode(const uint8_t *buf, size_t len, uint64_t segment, struct frame_
 int frame_decode_header(const uint8_t *buf, size_t len, uint64_t segment,
         struct frame_info *ret_info, size_t *ret_size) MUST_CHECK;
 /*
- * Decompresses to f->n * CHUNK_SIZE bytes.  -EOPNOTSUPP: a codec or an encryption that this build
- * does not have.
+ * Decompresses to f->n * CHUNK_SIZE bytes.  -EOPNOTSUPP: a codec that this build does not have.
+ * -ENOKEY: the payload is sealed.
  */
 int frame_unpack(
         const struct frame_info *f, const uint8_t *payload, uint8_t *ret_chunks) MUST_CHECK;
+#define FRAME_UNPACK_BYTES (FRAME_CHUNKS_MAX * CHUNK_SIZE) /* of chunks, and of what was sealed */
+/*
+ * The same, and opens the seal first if there is one.  payload lies in its frame, behind the
+ * header; crypto: of domain f->key_id (else -ENOKEY); plain: FRAME_UNPACK_BYTES to work in, not
+ * used for frames that are not sealed.  -EUCLEAN also: not authentic.
+ */
+int frame_open(const struct frame_info *f, const struct crypto_domain *crypto,
+        const uint8_t *payload, uint8_t *plain, uint8_t *ret_chunks) MUST_CHECK;
 /*
  * Compresses n chunks (contiguous) with LZ4 into buf (cap >= n * CHUNK_SIZE), or says CODEC_RAW
  * when that saves less than 12.5 % (then what buf holds is void).  Returns the codec, *ret_len the
  * length.
  */
 enum frame_codec frame_pack(const uint8_t *chunks, unsigned n, uint8_t *buf, uint32_t *ret_len);
+
+/* What compressing harder takes: memory to work in.  One thread at a time. */
+struct frame_packer;
+int frame_packer_new(struct frame_packer **ret_packer) MUST_CHECK;
+void frame_packer_free(struct frame_packer *p); /* accepts NULL */
+/* As frame_pack, with LZ4HC of level 3..12; the result is an LZ4 block like any other. */
+enum frame_codec frame_pack_hard(struct frame_packer *p, unsigned level, const uint8_t *chunks,
+        unsigned n, uint8_t *buf, uint32_t *ret_len);
+/*
+ * As frame_pack, with LZ4 or LZ4HC, whichever pays for this content: one chunk of it is tried with
+ * both.
+ */
+enum frame_codec frame_pack_auto(
+        struct frame_packer *p, const uint8_t *chunks, unsigned n, uint8_t *buf, uint32_t *ret_len);
 
 /*
  * Where the chunk of a slot is.  Not PRESENT: dead and rewritten away; all other fields are 0.

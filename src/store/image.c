@@ -51,12 +51,17 @@ static int image_new(struct store *s, uint64_t id, struct image **ret_image)
 	img->store = s;
 	img->id = id;
 	img->refs = 1;
-	const int r = map_open(s->maps, id, &img->map);
+	int r = map_open(s->maps, id, &img->map);
 	if (r < 0) {
 		free(img);
 		return r;
 	}
 	pthread_mutex_init(&img->lock, NULL);
+	r = image_policy_ask(img);
+	if (r < 0) {
+		image_free(img);
+		return r;
+	}
 	*ret_image = img;
 	return 0;
 }
@@ -129,6 +134,34 @@ void image_mark_dirty(struct image *img, unsigned g)
 		__atomic_store_n(&img->groups[g].dirty, true, __ATOMIC_RELEASE);
 	}
 	pthread_mutex_unlock(&s->images_lock);
+}
+
+/* The first image of bucket b that comes after prev; prev NULL: the first one.  Referenced. */
+static struct image *image_after(struct store *s, unsigned b, const struct image *prev)
+{
+	pthread_mutex_lock(&s->images_lock);
+	struct image *img = prev ? prev->hash_next : s->images[b];
+	if (img)
+		img->refs++;
+	pthread_mutex_unlock(&s->images_lock);
+	return img;
+}
+
+int images_each(struct store *s, image_fn *fn, void *arg)
+{
+	int r = 0;
+
+	for (unsigned b = 0; r == 0 && b < IMAGE_BUCKETS; b++) {
+		struct image *img = image_after(s, b, NULL);
+		while (img) {
+			if (r == 0)
+				r = fn(arg, img);
+			struct image *next = r == 0 ? image_after(s, b, img) : NULL;
+			store_image_close(img);
+			img = next;
+		}
+	}
+	return r;
 }
 
 void images_free(struct store *s)

@@ -1,8 +1,8 @@
 /*
  * segments-append.c - frames into buffers, buffers into files
  *
- * Appends.  All workers append to one open segment, for locality.  Under the lock an append only
- * takes slots and room in the segment's buffer; hashing, checksum and copy of the frame are done
+ * Appends.  All workers append to one open segment a crypto domain, for locality.  Under the lock an append only
+ * takes slots and room in the segment's buffer; checksum, sealing and copy of the frame are done
  * outside, beside those of others, and counted in w->copiers.  A frame that does not fit closes the
  * segment: nobody takes room in it any more, the next append opens another, and whoever ends the
  * last copy (or finds that there is none) writes header, frames and footer out in one call, while
@@ -10,7 +10,10 @@
  * a frame.
  *
  * Buffers are few (SEGMENT_BUFFERS_MAX).  An append that needs one waits until a write-out ends;
- * those who write hold no other resource that an append could wait for, so this ends.
+ * those who write hold no other resource that an append could wait for, so this ends.  Open segments
+ * of several domains share SEGMENT_FILLING_MAX: who needs one more first writes out what another
+ * domain's has so far, which then goes on at the next block.  Leaves are committed in order of
+ * images, so that does not happen often.
  *
  * What a group appends to a segment begins at w->base, a multiple of IO_ALIGN, where the group
  * before ended: no block that a commit depends on is ever written again.  A power cut during a
@@ -22,6 +25,7 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "store/segments-priv.h"
 
@@ -59,6 +63,58 @@ void wbuf_release(struct segments *ss, struct wbuf *b)
 	pthread_cond_broadcast(&ss->changed);
 }
 
+/* --- open segments --- */
+
+struct writer *writer_open_find(const struct segments *ss, uint32_t domain)
+{
+	for (struct list *l = ss->opens.next; l != &ss->opens; l = l->next) {
+		struct writer *w = CONTAINER_OF(l, struct writer, in_opens);
+		if (w->h->domain == domain)
+			return w;
+	}
+	return NULL;
+}
+
+void writer_open(struct segments *ss, struct writer *w)
+{
+	list_add(&ss->opens, &w->in_opens);
+	ss->n_opens++;
+}
+
+static void writer_unopen(struct segments *ss, struct writer *w)
+{
+	if (list_empty(&w->in_opens))
+		return;
+	list_del(&w->in_opens);
+	ss->n_opens--;
+}
+
+void writer_close(struct segments *ss, struct writer *w)
+{
+	w->closed = true;
+	writer_unopen(ss, w);
+}
+
+/* The open segment that has waited longest for an append, and can be written out now. */
+static struct writer *writer_idle(const struct segments *ss, const struct writer *but, bool filling)
+{
+	for (struct list *l = ss->opens.prev; l != &ss->opens; l = l->prev) {
+		struct writer *w = CONTAINER_OF(l, struct writer, in_opens);
+		if (w != but && w->copiers == 0 && !w->writing && (w->buf || !filling))
+			return w;
+	}
+	return NULL;
+}
+
+static unsigned writers_filling(const struct segments *ss)
+{
+	unsigned n = 0;
+
+	for (const struct list *l = ss->opens.next; l != &ss->opens; l = l->next)
+		n += CONTAINER_OF(l, struct writer, in_opens)->buf != NULL;
+	return n;
+}
+
 /* --- writers --- */
 
 int writer_create(struct segments *ss, struct seg *s, struct writer **ret_w)
@@ -78,6 +134,7 @@ int writer_create(struct segments *ss, struct seg *s, struct writer **ret_w)
 	w->slots = w->flushed_slots = w->row_slots = s->slots;
 	w->create = s->bytes == 0;
 	w->synced = true;
+	list_init(&w->in_opens);
 	w->hashes = STEAL(hashes);
 	h->w = w;
 	h->table = STEAL(table);
@@ -91,8 +148,7 @@ void writer_free(struct segments *ss, struct writer *w)
 {
 	struct handle *h = w->h;
 
-	if (ss->open == w)
-		ss->open = NULL;
+	writer_unopen(ss, w);
 	wbuf_release(ss, w->buf);
 	io_close(w->file);
 	if (!w->synced)
@@ -108,8 +164,10 @@ void writer_free(struct segments *ss, struct writer *w)
 	handle_settle(ss, h);
 }
 
-static int segment_begin(struct segments *ss, uint64_t txg)
+static int segment_begin(struct segments *ss, uint64_t txg, uint32_t domain)
 {
+	struct writer *w = NULL;
+
 	if (ss->next_segment > SEGMENT_ID_MAX)
 		return -ENOSPC;
 	struct seg *s = seg_add(ss, ss->next_segment);
@@ -118,12 +176,15 @@ static int segment_begin(struct segments *ss, uint64_t txg)
 	ss->next_segment++;
 	s->flags = SEG_NEW | SEG_OPEN;
 	s->created_txg = txg;
-	const int r = writer_create(ss, s, &ss->open);
+	s->domain = domain;
+	const int r = writer_create(ss, s, &w);
 	if (r < 0) {
 		s->flags |= SEG_GONE;
 		segs_compact(ss);
+		return r;
 	}
-	return r;
+	writer_open(ss, w);
+	return 0;
 }
 
 /* --- appending --- */
@@ -133,30 +194,73 @@ static bool frame_fits(const struct writer *w, unsigned n, size_t size)
 	return w->slots + n <= SEGMENT_SLOTS && w->end + size <= SEGMENT_FRAMES_END_MAX;
 }
 
-/* One step towards an open segment that has a buffer and room.  1: there. */
-static int append_prepare(struct segments *ss, uint64_t txg, unsigned n, size_t size)
+static int segment_finish(struct segments *ss, struct writer *w)
 {
-	struct writer *w = ss->open;
+	writer_close(ss, w);
+	return w->copiers == 0 && !w->writing ? writer_flush(ss, w) : 0;
+}
+
+/* No segment of the domain is open: opens one.  0: or made room to do so. */
+static int append_open(struct segments *ss, uint64_t txg, uint32_t domain)
+{
+	if (ss->n_opens < SEGMENT_OPENS_MAX)
+		return segment_begin(ss, txg, domain);
+	struct writer *w = writer_idle(ss, NULL, false);
+	if (w && w->slots == 0) { /* fresh, and its first append still waits for a buffer */
+		pthread_cond_wait(&ss->changed, &ss->lock);
+		return 0;
+	}
+	if (w)
+		return segment_finish(ss, w);
+	pthread_cond_wait(&ss->changed, &ss->lock);
+	return 0;
+}
+
+/* w takes appends and has no buffer. */
+static int append_buffer(struct segments *ss, struct writer *w, uint32_t domain)
+{
+	if (writers_filling(ss) >= SEGMENT_FILLING_MAX) {
+		struct writer *idle = writer_idle(ss, w, true);
+		if (idle)
+			return writer_flush(ss, idle);
+		pthread_cond_wait(&ss->changed, &ss->lock);
+		return 0;
+	}
+	struct wbuf *b = wbuf_take(ss); /* may wait: another segment may be open by then */
+	if (!b)
+		return -ENOMEM;
+	w = writer_open_find(ss, domain);
+	if (w && !w->buf && !w->writing)
+		w->buf = b;
+	else
+		wbuf_release(ss, b);
+	return 0;
+}
+
+/* One step towards an open segment that has a buffer and room: *ret_w.  1: there. */
+static int append_prepare(struct segments *ss, uint64_t txg, uint32_t domain, unsigned n,
+        size_t size, struct writer **ret_w)
+{
+	struct writer *w = writer_open_find(ss, domain);
 
 	if (ss->failed)
 		return ss->failed;
 	if (!w)
-		return segment_begin(ss, txg);
-	if (!frame_fits(w, n, size)) {
-		w->closed = true;
-		ss->open = NULL;
-		return w->copiers == 0 ? writer_flush(ss, w) : 0;
+		return append_open(ss, txg, domain);
+	if (w->writing) { /* its room was given to another domain for now */
+		pthread_cond_wait(&ss->changed, &ss->lock);
+		return 0;
 	}
-	if (w->buf)
-		return 1;
-	struct wbuf *b = wbuf_take(ss); /* may wait: w may be another by then */
-	if (!b)
-		return -ENOMEM;
-	if (ss->open && !ss->open->buf)
-		ss->open->buf = b;
-	else
-		wbuf_release(ss, b);
-	return 0;
+	if (!frame_fits(w, n, size))
+		return segment_finish(ss, w);
+	if (!w->buf)
+		return append_buffer(ss, w, domain);
+	if (ss->opens.next != &w->in_opens) {
+		list_del(&w->in_opens);
+		list_add(&ss->opens, &w->in_opens);
+	}
+	*ret_w = w;
+	return 1;
 }
 
 /* The frame is in the buffer: its slots become readable. */
@@ -181,18 +285,35 @@ static int append_finish(struct segments *ss, struct writer *w, const struct fra
 	return w->closed && !w->writing && !w->done ? writer_flush(ss, w) : 0;
 }
 
+/* The frame into its place in the buffer; without the lock. */
+static int append_encode(const struct frame_info *f, const struct frame_spec *spec, uint8_t *to)
+{
+	if (f->key_id == 0) {
+		frame_encode(f, spec->payload, to);
+		return 0;
+	}
+	const uint64_t start_ns = clock_now_ns();
+	const int r = frame_encode_sealed(f, spec->crypto->frame, spec->payload, to);
+	if (spec->seal_ns)
+		*spec->seal_ns += clock_now_ns() - start_ns;
+	return r;
+}
+
 int segments_append(
         struct segments *ss, uint64_t txg, const struct frame_spec *spec, uint64_t *ret_loc)
 {
-	const size_t size = frame_size(spec->n, spec->payload_len);
+	const uint32_t domain = spec->crypto ? spec->crypto->id : 0;
 	struct frame_info f = {
 	        .n = spec->n,
 	        .codec = spec->codec,
-	        .payload_len = spec->payload_len,
+	        .key_id = domain,
+	        .payload_len = spec->payload_len + (domain ? SEAL_OVERHEAD : 0),
 	        .store = ss->store,
 	        .image = spec->image,
 	        .first_chunk = spec->first_chunk,
 	};
+	const size_t size = frame_size(f.n, f.payload_len);
+	struct writer *w = NULL;
 	int r;
 
 	ASSERT(spec->n >= 1 && spec->n <= FRAME_CHUNKS_MAX && !ss->read_only);
@@ -200,11 +321,11 @@ int segments_append(
 	memcpy(f.hashes, spec->hashes, spec->n * sizeof(f.hashes[0]));
 	pthread_mutex_lock(&ss->lock);
 	do
-		r = append_prepare(ss, txg, spec->n, size);
+		r = append_prepare(ss, txg, domain, spec->n, size, &w);
 	while (r == 0);
 	if (r < 0)
 		goto out;
-	struct writer *w = ss->open;
+	ASSERT(w);
 	const uint32_t off = w->end;
 	uint8_t *to = w->buf->data + (off - w->base);
 	f.segment = w->h->id;
@@ -214,8 +335,10 @@ int segments_append(
 	w->frame_bytes += (uint32_t)size;
 	w->copiers++;
 	pthread_mutex_unlock(&ss->lock);
-	frame_encode(&f, spec->payload, to);
+	r = append_encode(&f, spec, to);
 	pthread_mutex_lock(&ss->lock);
+	if (r < 0 && !ss->failed)
+		ss->failed = r; /* its room holds nothing: the group is to be given up */
 	r = append_finish(ss, w, &f, off, size);
 	if (r == 0)
 		*ret_loc = loc_make(f.segment, f.slots[0]);

@@ -5,8 +5,8 @@
  *	seg      one row in RAM, for as long as the row exists (or will, after the commit)
  *	handle   what a segment in use has besides: slot table, open file, references.  Made on
  *	         demand, kept in two LRU lists once idle
- *	writer   the appending side of a segment: of the open one, and of those written in the present
- *	         group, until its commit
+ *	writer   the appending side of a segment: of the open ones (one a crypto domain), and of
+ *	         those written in the present group, until its commit
  *	pend     a next generation, written and synced, that the next commit makes official
  *	wbuf     a 4 MiB aligned buffer that frames are collected in, one of a fixed number
  *
@@ -24,6 +24,7 @@
  *	SEG_LIMBO        with SEG_NEW and SEG_DROP: its group was aborted when its rows had been put;
  *	                 its file goes with the next commit
  *	SEG_GONE         its row is gone; freed by segs_compact()
+ *	SEG_WIPE         its domain is being wiped, and it may hold bytes of dead chunks yet
  */
 #pragma once
 
@@ -32,6 +33,8 @@
 #include "store/frame.h"
 
 #define SEGMENT_BUFFERS_MAX 5u   /* write buffers; two may serve rewriting at a time */
+#define SEGMENT_FILLING_MAX 3u   /* of them, those of segments open to appends */
+#define SEGMENT_OPENS_MAX   64u  /* segments open to appends: domains written to lately */
 #define SEGMENT_FILES_MAX   512u /* open files of idle handles */
 #define SEGMENT_UNSYNCED_MAX                                                                       \
 	64u /* files written and not synced; past it, whoever wrote one syncs it */
@@ -84,6 +87,7 @@ enum seg_flags {
 	SEG_DIRTY = BIT(5),
 	SEG_GONE = BIT(6),
 	SEG_LIMBO = BIT(7),
+	SEG_WIPE = BIT(8),
 };
 
 /* The committed row; 56 bytes, and 8 in the array of pointers. */
@@ -102,6 +106,7 @@ struct handle {
 	struct seg *seg; /* NULL: dead, goes with its last reference */
 	bool unlink;     /* then, its file too */
 	uint64_t id;
+	uint32_t domain; /* constant */
 	uint32_t gen, bytes,
 	        slots; /* of this generation, committed part; constant for sealed ones */
 	unsigned refs;
@@ -146,6 +151,7 @@ struct writer {
 	uint32_t row_bytes, row_slots, row_frame_bytes;
 	bool row_sealed;
 	struct list in_writers;
+	struct list in_opens; /* while it takes appends */
 };
 
 struct pend {
@@ -157,7 +163,7 @@ struct pend {
 /* One size class of buffers for reading. */
 struct scratch {
 	uint8_t *data;   /* len, aligned */
-	uint8_t *chunks; /* FRAME_CHUNKS_MAX * CHUNK_SIZE */
+	uint8_t *chunks; /* FRAME_UNPACK_BYTES, twice: of chunks, and to open seals in */
 	size_t len;
 	struct scratch_pool *pool;
 	struct scratch *next; /* free ones */
@@ -184,7 +190,7 @@ struct segs_vec {
 struct segments {
 	struct io *io;
 	struct meta *meta;
-	const struct chunk_hasher *hasher;
+	struct keyring *keyring;
 	uint8_t uuid[16];
 	uint32_t store; /* frame_store(uuid) */
 	bool read_only;
@@ -198,7 +204,8 @@ struct segments {
 	struct segs_vec dirty;  /* rows to put with the next transaction */
 	struct segs_vec staged; /* rows put by the present one */
 	uint64_t next_segment;
-	struct writer *open; /* takes appends; NULL: the next append makes one */
+	struct list opens; /* writers that take appends, one a domain; used last first */
+	unsigned n_opens;
 	struct list writers; /* all, through in_writers */
 	unsigned writing;    /* write-outs under way */
 	unsigned unsynced;   /* writers with a file written and not synced */
@@ -206,6 +213,10 @@ struct segments {
 	bool put;            /* the present group has put rows: its commit may have been tried */
 	unsigned stuck;      /* segs in SEG_STUCK */
 	bool seal_all;
+	unsigned dying; /* handles that take their file along and have not done so yet */
+	bool wipe_on;   /* segments-wipe.c */
+	uint32_t wipe_domain;
+	int wipe_error; /* the first */
 	int failed; /* first error of the present group: appends and sync return it until abort */
 	struct wbuf bufs[SEGMENT_BUFFERS_MAX];
 	struct list lru_files, lru_tables; /* most recent first */
@@ -260,6 +271,11 @@ void unlink_quietly(struct segments *ss, uint64_t id, uint32_t gen);
 /* A writer that continues s (or begins it); the handle is made with it.  With the lock. */
 int writer_create(struct segments *ss, struct seg *s, struct writer **ret_w) MUST_CHECK;
 void writer_free(struct segments *ss, struct writer *w);
+/* The one that takes appends of this domain, or NULL. */
+struct writer *writer_open_find(const struct segments *ss, uint32_t domain);
+/* w, which has no buffer yet or has, takes appends from now on; or takes no more: it is closed. */
+void writer_open(struct segments *ss, struct writer *w);
+void writer_close(struct segments *ss, struct writer *w);
 /* Waits for a buffer.  With the lock, which it gives up while waiting. */
 struct wbuf *wbuf_take(struct segments *ss);
 void wbuf_release(struct segments *ss, struct wbuf *b);
@@ -284,10 +300,16 @@ struct frame_ref {
 	uint32_t off, len; /* in the file */
 };
 /*
+ * Unpacks a frame that passed its check; work: a scratch's chunks, where the content is then.
+ * crypto: of the frame's domain.  -EUCLEAN: damaged; -ENOKEY: crypto is NULL.
+ */
+int frame_unpack_work(const struct frame_info *f, const struct crypto_domain *crypto,
+        const uint8_t *payload, uint8_t *work) MUST_CHECK;
+/*
  * Reads frames (sorted by off, no doubles) with as few calls as is reasonable; fn gets each, with
  * data NULL and err set where the read failed.  Stops when fn returns non-zero, and returns that.
  */
-typedef int frame_read_fn(void *arg, unsigned i, const uint8_t *data, int err, uint8_t *chunks);
+typedef int frame_read_fn(void *arg, unsigned i, const uint8_t *data, int err, uint8_t *work);
 int frames_read(struct segments *ss, struct io_file *f, const struct frame_ref *refs, unsigned n,
         frame_read_fn *fn, void *arg) MUST_CHECK;
 /* The hashes of a referenced handle's slots; zero where dead or unknown. */
@@ -297,10 +319,20 @@ int handle_hashes(struct segments *ss, struct handle *h, struct hash128 ret_hash
 bool frame_matches(const struct frame_info *f, const struct footer_slot *entry, unsigned slot);
 /*
  * Unpacks what it can of a frame that failed its check, and says by their own hashes which chunks
- * are right: bit i of the result for chunk i.  0 when its header is bad, too.
+ * are right: bit i of the result for chunk i.  0 when its header is bad, too, or it was sealed: of
+ * what is not authentic nothing is taken.
  */
-uint32_t frame_salvage(const struct segments *ss, uint64_t segment, const uint8_t *data, size_t len,
-        struct frame_info *ret_info, uint8_t *ret_chunks);
+uint32_t frame_salvage(const struct segments *ss, const struct handle *h, const uint8_t *data,
+        size_t len, struct frame_info *ret_info, uint8_t *ret_chunks);
+
+/* --- segments-wipe.c --- */
+/* Is this domain being wiped?  With the lock. */
+bool wipe_is_on(const struct segments *ss, uint32_t domain);
+/* Overwrites the file with zeros, before it is unlinked.  Without the lock. */
+void segment_file_wipe(struct segments *ss, uint64_t id, uint32_t gen);
+/* A file about to be unlinked, for orphan_wipe() to overwrite after that; NULL: no need. */
+int orphan_open(struct segments *ss, const char *name, struct io_file **ret_file) MUST_CHECK;
+void orphan_wipe(struct segments *ss, const char *name, struct io_file *f);
 
 /* --- segments-rewrite.c: without the lock --- */
 /* Copies what a stuck segment has committed to a next generation, sealed.  Best effort. */

@@ -10,7 +10,8 @@
  *
  * Nothing goes to the caller that was not checked: a frame by its checksums and by its slots being
  * those that the table says, or, where that fails, single chunks by their own hashes.  What stays
- * undelivered is -EIO.  Reads go past the page cache: the chunk cache above is the only one, and
+ * undelivered is -EIO.  A frame under a seal is checked by both, and nothing of it is taken unless
+ * it is authentic; one that is not sealed does not pass in a segment of a crypto domain.  Reads go past the page cache: the chunk cache above is the only one, and
  * has a limit.
  *
  * Read buffers come from two pools of fixed number (many small ones, so that a deep queue of random
@@ -51,7 +52,7 @@ static struct scratch *scratch_make(struct scratch_pool *p)
 
 	if (!s)
 		return NULL;
-	s->data = aligned_alloc(IO_ALIGN, p->len + FRAME_CHUNKS_MAX * CHUNK_SIZE);
+	s->data = aligned_alloc(IO_ALIGN, p->len + 2 * FRAME_UNPACK_BYTES);
 	if (!s->data) {
 		free(s);
 		return NULL;
@@ -206,24 +207,32 @@ bool frame_matches(const struct frame_info *f, const struct footer_slot *entry, 
 	return entry->index < f->n && f->slots[entry->index] == slot;
 }
 
-uint32_t frame_salvage(const struct segments *ss, uint64_t segment, const uint8_t *data, size_t len,
-        struct frame_info *ret_info, uint8_t *ret_chunks)
+uint32_t frame_salvage(const struct segments *ss, const struct handle *h, const uint8_t *data,
+        size_t len, struct frame_info *ret_info, uint8_t *ret_chunks)
 {
 	struct frame_info f;
 	size_t size = 0;
 	uint32_t good = 0;
 
-	if (frame_decode_header(data, len, segment, &f, &size) < 0 || size > len ||
+	if (h->domain != 0 || frame_decode_header(data, len, h->id, &f, &size) < 0 || size > len ||
 	        f.store != ss->store)
 		return 0;
 	const uint8_t *payload = data + FRAME_HEADER_LEN + f.n * sizeof(struct hash128);
-	if (frame_unpack(&f, payload, ret_chunks) < 0)
+	if (f.key_id != 0 || frame_unpack(&f, payload, ret_chunks) < 0)
 		return 0;
+	const struct crypto_domain *plain = keyring_get(ss->keyring, 0);
 	for (unsigned i = 0; i < f.n; i++)
-		if (hash_equal(chunk_hash(ss->hasher, ret_chunks + i * CHUNK_SIZE), f.hashes[i]))
+		if (hash_equal(
+		            chunk_hash(&plain->hasher, ret_chunks + i * CHUNK_SIZE), f.hashes[i]))
 			good |= BIT(i);
 	*ret_info = f;
 	return good;
+}
+
+int frame_unpack_work(const struct frame_info *f, const struct crypto_domain *crypto,
+        const uint8_t *payload, uint8_t *work)
+{
+	return frame_open(f, crypto, payload, work + FRAME_UNPACK_BYTES, work);
 }
 
 /* Reads one span of frames [i, j) and hands them out. */
@@ -281,6 +290,7 @@ struct ask {
 struct segment_read {
 	struct segments *ss;
 	struct handle *h;
+	const struct crypto_domain *crypto; /* of the segment; referenced; NULL: locked */
 	segments_frame_fn *fn;
 	void *arg;
 	struct ask asks[READ_BATCH]; /* sorted by off */
@@ -333,7 +343,7 @@ static void frame_deliver_salvaged(
 {
 	struct frame_info f = {0};
 	const struct frame_ref *ref = &rd->refs[i];
-	uint32_t good = frame_salvage(rd->ss, rd->h->id, data, ref->len, &f, chunks);
+	uint32_t good = frame_salvage(rd->ss, rd->h, data, ref->len, &f, chunks);
 
 	for (unsigned k = rd->first[i]; k < rd->first[i + 1]; k++) {
 		const struct ask *a = &rd->asks[k];
@@ -355,7 +365,8 @@ static int frame_check(struct segment_read *rd, unsigned i, const uint8_t *data,
 
 	if (r < 0)
 		return r == -ENODATA ? -EUCLEAN : r;
-	if (size != ref->len || ret_info->store != rd->ss->store)
+	if (size != ref->len || ret_info->store != rd->ss->store ||
+	        ret_info->key_id != rd->h->domain)
 		return -EUCLEAN;
 	for (unsigned k = rd->first[i]; k < rd->first[i + 1]; k++)
 		if (!frame_matches(ret_info, &rd->asks[k].entry, rd->asks[k].slot))
@@ -366,7 +377,7 @@ static int frame_check(struct segment_read *rd, unsigned i, const uint8_t *data,
 static int frame_arrived(void *arg, unsigned i, const uint8_t *data, int err, uint8_t *chunks)
 {
 	struct segment_read *rd = arg;
-	struct frame_info f;
+	struct frame_info f = {0};
 	const uint8_t *payload = NULL;
 	int r = data ? frame_check(rd, i, data, &f, &payload) : err;
 
@@ -375,9 +386,13 @@ static int frame_arrived(void *arg, unsigned i, const uint8_t *data, int err, ui
 		return 0;
 	}
 	if (r == 0)
-		r = frame_unpack(&f, payload, chunks);
+		r = frame_unpack_work(&f, rd->crypto, payload, chunks);
 	if (r == 0) {
 		frame_deliver(rd, &f, chunks);
+		return 0;
+	}
+	if (r == -ENOKEY || r == -ENOMEM) {
+		read_failed(rd, r);
 		return 0;
 	}
 	damage_log(rd, &rd->asks[rd->first[i]], r);
@@ -503,9 +518,11 @@ static int segment_read(struct segment_read *rd, const uint64_t *locs, unsigned 
 			break;
 		}
 		rd->err = 0;
+		rd->crypto = keyring_get(ss->keyring, s->domain);
 		r = handle_load_table(ss, rd->h);
 		if (r == 0)
 			r = handle_read(rd, locs, n);
+		keyring_put(ss->keyring, rd->crypto);
 		handle_put(ss, rd->h);
 	}
 	pthread_mutex_unlock(&ss->lock);
@@ -656,12 +673,13 @@ static int present_by_row(const struct seg *s, unsigned slot)
 	return slot < (h->w && !h->w->done ? h->w->slots : h->slots);
 }
 
-bool segments_present(struct segments *ss, uint64_t loc)
+bool segments_present(struct segments *ss, uint64_t loc, uint32_t domain)
 {
 	const unsigned slot = loc_slot(loc);
 
 	pthread_mutex_lock(&ss->lock);
-	int r = present_by_row(seg_find(ss, loc_segment(loc)), slot);
+	const struct seg *now = seg_find(ss, loc_segment(loc));
+	int r = now && now->domain == domain ? present_by_row(now, slot) : 0;
 	for (unsigned i = 0; r == -EAGAIN && i < READ_TRIES; i++) {
 		struct seg *s = seg_find(ss, loc_segment(loc));
 		struct handle *h = s && !(s->flags & SEG_DROP) ? handle_get(ss, s) : NULL;

@@ -6,8 +6,9 @@
  *
  *	frame                                    what becomes of it
  *	whole, all its chunks live               copied byte for byte, after its check
- *	whole, some live                         those recompressed into one frame that lists their
- *	                                         slots; or copied, where that would not be smaller
+ *	whole, some live                         those recompressed (and sealed again) into one frame
+ *	                                         that lists their slots; or copied, where that would
+ *	                                         not be smaller, or takes a key that is not there
  *	damaged, each live chunk good by its own hash or healed
  *	                                         those in a new frame
  *	damaged, others too                      the good ones in a new frame, and the damaged bytes
@@ -17,6 +18,10 @@
  *
  * No step makes a frame larger than it was, but for healing; that is left out where the new file
  * would not have the room.  So a generation always fits.
+ *
+ * Wiping (segments_wipe_begin) is to leave no byte of a dead chunk.  Then a partly live frame is never
+ * copied: it is compressed as hard as can be, and may take the room there is; the rewrite fails where
+ * there is none, or no key.  And of a damaged frame with dead chunks what is not good becomes lost.
  *
  * The new file is written, synced, and its name is synced before segments_rewrite() returns; then
  * the handle carries a `pend` that segments_txg_write() puts into the row.  Until that commit the
@@ -33,11 +38,14 @@
 
 struct rewrite {
 	struct segments *ss;
-	struct handle *h; /* referenced */
+	struct handle *h;                   /* referenced */
+	const struct crypto_domain *crypto; /* of the segment; referenced; NULL: locked */
 	struct heal *heals;
 	unsigned n_heals;
-	uint8_t *out;  /* the new file */
-	uint32_t end;  /* of what is in it */
+	bool wipe;                   /* no byte of a dead chunk may stay */
+	struct frame_packer *packer; /* for wiping */
+	uint8_t *out;                /* the new file */
+	uint32_t end;                /* of what is in it */
 	uint32_t left; /* bytes of source frames still to come, which must fit as well */
 	uint32_t live_bytes;
 	unsigned live_chunks;
@@ -53,6 +61,8 @@ struct rewrite {
 	uint8_t chunks[FRAME_CHUNKS_MAX * CHUNK_SIZE]; /* of a frame being built */
 	uint8_t packed[FRAME_CHUNKS_MAX * CHUNK_SIZE];
 };
+
+#define WIPE_LEVEL 12u /* of LZ4HC */
 
 /* A frame being built from single chunks. */
 struct build {
@@ -93,7 +103,8 @@ static void frame_copy(struct rewrite *rw, unsigned i, const uint8_t *data, uint
 static void build_begin(struct rewrite *rw, struct build *b, uint64_t image, uint64_t first_chunk)
 {
 	*b = (struct build){
-	        .f = {.store = rw->ss->store,
+	        .f = {.key_id = rw->h->domain,
+	                .store = rw->ss->store,
 	                .segment = rw->h->id,
 	                .image = image,
 	                .first_chunk = first_chunk},
@@ -114,16 +125,34 @@ static void build_heal(struct rewrite *rw, struct build *b, unsigned slot, struc
 	build_add(rw, b, slot, heal->data);
 }
 
+/* Compresses what was added; returns how large the frame is. */
+static size_t build_pack(struct rewrite *rw, struct build *b)
+{
+	struct frame_info *f = &b->f;
+
+	if (rw->wipe)
+		f->codec = frame_pack_hard(
+		        rw->packer, WIPE_LEVEL, rw->chunks, f->n, rw->packed, &f->payload_len);
+	else
+		f->codec = frame_pack(rw->chunks, f->n, rw->packed, &f->payload_len);
+	f->payload_len += f->key_id ? SEAL_OVERHEAD : 0;
+	return frame_size(f->n, f->payload_len);
+}
+
 /* Writes the frame if it takes len_max bytes at most; says whether it did. */
 static bool build_end(struct rewrite *rw, struct build *b, size_t len_max)
 {
 	struct frame_info *f = &b->f;
+	uint8_t *to = rw->out + rw->end;
+	const size_t size = build_pack(rw, b);
+	const uint8_t *payload = f->codec == CODEC_RAW ? rw->chunks : rw->packed;
 
-	f->codec = frame_pack(rw->chunks, f->n, rw->packed, &f->payload_len);
-	const size_t size = frame_size(f->n, f->payload_len);
-	if (size > len_max)
+	if (size > len_max || (f->key_id && !rw->crypto))
 		return false;
-	frame_encode(f, f->codec == CODEC_RAW ? rw->chunks : rw->packed, rw->out + rw->end);
+	if (f->key_id == 0)
+		frame_encode(f, payload, to);
+	else if (frame_encode_sealed(f, rw->crypto->frame, payload, to) < 0)
+		return false;
 	for (unsigned i = 0; i < f->n; i++)
 		entry_set(rw, f->slots[i], i, rw->end, size);
 	for (unsigned i = 0; i < f->n; i++)
@@ -150,7 +179,44 @@ static bool frame_is_meant(const struct rewrite *rw, unsigned i, const struct fr
 	for (unsigned k = rw->first[i]; k < rw->first[i + 1]; k++)
 		if (!frame_matches(f, &rw->old[rw->order[k]], rw->order[k]))
 			return false;
-	return f->store == rw->ss->store;
+	return f->store == rw->ss->store && f->key_id == rw->h->domain;
+}
+
+static uint32_t room_left(const struct rewrite *rw)
+{
+	return SEGMENT_FRAMES_END_MAX - rw->end - rw->left;
+}
+
+/* Gives up the live slots in `which` of damaged frame i: its bytes may be dead chunks'. */
+static void slots_lose(struct rewrite *rw, unsigned i, uint32_t which)
+{
+	for (unsigned k = rw->first[i]; k < rw->first[i + 1]; k++)
+		if (which & BIT(k - rw->first[i]))
+			rw->table[rw->order[k]] = (struct footer_slot){.flags = SLOT_PRESENT};
+}
+
+/* Not all slots of a damaged frame live, or there is no telling: then its bytes may not stay. */
+static bool frame_must_go(const struct rewrite *rw, unsigned i, const uint8_t *data)
+{
+	struct frame_info f = {0};
+	size_t size = 0;
+
+	if (!rw->wipe || !data)
+		return rw->wipe;
+	return frame_decode_header(data, rw->refs[i].len, rw->h->id, &f, &size) < 0 ||
+	       f.n != (unsigned)(rw->first[i + 1] - rw->first[i]);
+}
+
+/* A partly live frame that could not be built anew. */
+static int frame_keep(struct rewrite *rw, unsigned i, const uint8_t *data, int err)
+{
+	if (!rw->wipe)
+		frame_copy(rw, i, data, ~0u);
+	else if (err == -EUCLEAN)
+		slots_lose(rw, i, ~0u);
+	else
+		return err;
+	return 0;
 }
 
 static int frame_whole(struct rewrite *rw, unsigned i, const uint8_t *data,
@@ -159,10 +225,13 @@ static int frame_whole(struct rewrite *rw, unsigned i, const uint8_t *data,
 	const unsigned n = rw->first[i + 1] - rw->first[i];
 	struct build b;
 
-	if (n == f->n || frame_unpack(f, payload, chunks) < 0) {
+	if (n == f->n) {
 		frame_copy(rw, i, data, ~0u);
 		return 0;
 	}
+	const int r = frame_unpack_work(f, rw->crypto, payload, chunks);
+	if (r < 0)
+		return frame_keep(rw, i, data, r);
 	build_begin(rw, &b, f->image, f->first_chunk);
 	for (unsigned k = rw->first[i]; k < rw->first[i + 1]; k++) {
 		const unsigned slot = rw->order[k];
@@ -172,8 +241,9 @@ static int frame_whole(struct rewrite *rw, unsigned i, const uint8_t *data,
 	 */
 	for (unsigned k = 0; k < b.f.n; k++)
 		b.f.hashes[k] = f->hashes[rw->old[b.f.slots[k]].index];
-	if (!build_end(rw, &b, rw->refs[i].len - 1))
-		frame_copy(rw, i, data, ~0u);
+	/* What was kept for this frame is its room, too. */
+	if (!build_end(rw, &b, rw->wipe ? room_left(rw) : rw->refs[i].len - 1))
+		return frame_keep(rw, i, data, -ENOSPC);
 	return 0;
 }
 
@@ -182,12 +252,12 @@ static struct heal *heal_find(const struct rewrite *rw, unsigned slot)
 {
 	const struct hash128 none = {0};
 
-	if (hash_equal(rw->hashes[slot], none))
-		return NULL; /* not known what it was */
+	if (hash_equal(rw->hashes[slot], none) || !rw->crypto)
+		return NULL; /* not known what it was, or no telling */
 	for (unsigned i = 0; i < rw->n_heals; i++) {
 		struct heal *heal = &rw->heals[i];
 		if (heal->loc == loc_make(rw->h->id, slot) &&
-		        hash_equal(chunk_hash(rw->ss->hasher, heal->data), rw->hashes[slot]))
+		        hash_equal(chunk_hash(&rw->crypto->hasher, heal->data), rw->hashes[slot]))
 			return heal;
 	}
 	return NULL;
@@ -198,7 +268,7 @@ static int frame_damaged(struct rewrite *rw, unsigned i, const uint8_t *data, ui
 {
 	struct frame_info f = {0};
 	const uint32_t good =
-	        data ? frame_salvage(rw->ss, rw->h->id, data, rw->refs[i].len, &f, chunks) : 0;
+	        data ? frame_salvage(rw->ss, rw->h, data, rw->refs[i].len, &f, chunks) : 0;
 	uint32_t bad = 0;
 	struct build b;
 
@@ -220,14 +290,17 @@ static int frame_damaged(struct rewrite *rw, unsigned i, const uint8_t *data, ui
 	}
 	if (bad && !data)
 		return -EIO;
-	const uint32_t kept = bad ? rw->refs[i].len : 0;
-	const uint32_t room = SEGMENT_FRAMES_END_MAX - rw->end - rw->left;
+	const bool lose = frame_must_go(rw, i, data);
+	const uint32_t kept = bad && !lose ? rw->refs[i].len : 0;
+	const uint32_t room = room_left(rw);
 	if (b.f.n > 0 && !build_end(rw, &b, room - MIN(room, kept))) {
-		if (!data)
+		if (!data || lose)
 			return -EIO;
 		bad = ~0u; /* no room to heal; stays as it is */
 	}
-	if (bad)
+	if (bad && lose)
+		slots_lose(rw, i, bad);
+	else if (bad)
 		frame_copy(rw, i, data, bad);
 	return 0;
 }
@@ -258,7 +331,7 @@ static void lost_rewrite(struct rewrite *rw, unsigned slot)
 		return;
 	build_begin(rw, &b, 0, 0);
 	build_heal(rw, &b, slot, heal);
-	if (!build_end(rw, &b, SEGMENT_FRAMES_END_MAX - rw->end - rw->left))
+	if (!build_end(rw, &b, room_left(rw)))
 		rw->table[slot] = rw->old[slot];
 }
 
@@ -380,7 +453,7 @@ static int generation_write(struct rewrite *rw, struct pend *p)
 }
 
 /* With the lock, given up meanwhile; s has neither writer nor pend. */
-static int seg_rewrite(struct segments *ss, struct seg *s, const struct slot_bits *live,
+static int seg_rewrite(struct segments *ss, struct seg *s, const struct slot_bits *live, bool wipe,
         struct heal *heals, unsigned n_heals, uint64_t *ret_written_bytes)
 {
 	CLEANUP(free_ptr) struct rewrite *rw = calloc(1, sizeof(*rw));
@@ -390,14 +463,20 @@ static int seg_rewrite(struct segments *ss, struct seg *s, const struct slot_bit
 	if (!h)
 		return -ENOMEM;
 	*rw = (struct rewrite){.ss = ss, .h = h, .heals = heals, .n_heals = n_heals, .live = *live};
+	rw->wipe = wipe;
 	h->rewriting = true;
 	struct wbuf *b = wbuf_take(ss);
 	int r = b ? 0 : -ENOMEM;
 	pthread_mutex_unlock(&ss->lock);
+	rw->crypto = keyring_get(ss->keyring, h->domain);
+	if (r == 0 && rw->wipe)
+		r = frame_packer_new(&rw->packer);
 	if (r == 0) {
 		rw->out = b->data;
 		r = generation_write(rw, p);
 	}
+	frame_packer_free(rw->packer);
+	keyring_put(ss->keyring, rw->crypto);
 	pthread_mutex_lock(&ss->lock);
 	wbuf_release(ss, b);
 	h->rewriting = false;
@@ -406,6 +485,8 @@ static int seg_rewrite(struct segments *ss, struct seg *s, const struct slot_bit
 	if (r == 0) {
 		*ret_written_bytes = p->file_bytes;
 		h->pend = STEAL(p);
+		if (rw->wipe)
+			s->flags &= (uint16_t)~SEG_WIPE;
 	}
 	handle_put(ss, h);
 	return r;
@@ -436,7 +517,8 @@ int segments_rewrite(struct segments *ss, uint64_t segment, const struct slot_bi
 	pthread_mutex_lock(&ss->lock);
 	int r = seg_claim(ss, segment, &s);
 	if (r == 0)
-		r = seg_rewrite(ss, s, live, heals, n_heals, ret_written_bytes);
+		r = seg_rewrite(ss, s, live, n_heals == 0 && wipe_is_on(ss, s->domain), heals,
+		        n_heals, ret_written_bytes);
 	pthread_mutex_unlock(&ss->lock);
 	return r;
 }
@@ -474,7 +556,7 @@ void segments_unstick(struct segments *ss)
 		uint64_t written = 0;
 		s->flags &= (uint16_t)~SEG_STUCK;
 		ss->stuck--;
-		const int r = seg_rewrite(ss, s, &all, NULL, 0, &written);
+		const int r = seg_rewrite(ss, s, &all, false, NULL, 0, &written);
 		if (r < 0)
 			log_warn("segment %llu cannot be sealed now (%s): left open",
 			        (unsigned long long)s->id, strerror(-r));

@@ -81,12 +81,15 @@ static struct writer *writer_to_sync(struct segments *ss)
 
 static int files_sync(struct segments *ss)
 {
-	struct writer *w = ss->open;
+	struct list *l, *next;
+	struct writer *w;
 	int r = ss->failed;
 
-	if (w && w->slots > 0 && (ss->seal_all || w->slots == SEGMENT_SLOTS)) {
-		w->closed = true;
-		ss->open = NULL;
+	for (l = ss->opens.next; l != &ss->opens; l = next) {
+		next = l->next;
+		w = CONTAINER_OF(l, struct writer, in_opens);
+		if (w->slots > 0 && (ss->seal_all || w->slots == SEGMENT_SLOTS))
+			writer_close(ss, w);
 	}
 	copies_wait(ss);
 	while (r == 0 && (w = writer_to_flush(ss)))
@@ -322,7 +325,10 @@ static void limbo_clear(struct segments *ss)
 			continue;
 		s->flags |= SEG_GONE;
 		ss->limbo--;
+		const bool wipe = wipe_is_on(ss, s->domain);
 		pthread_mutex_unlock(&ss->lock);
+		if (wipe)
+			segment_file_wipe(ss, s->id, s->gen);
 		unlink_quietly(ss, s->id, s->gen);
 		pthread_mutex_lock(&ss->lock);
 	}

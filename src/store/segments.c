@@ -185,6 +185,7 @@ struct handle *handle_get(struct segments *ss, struct seg *s)
 			return NULL;
 		h->seg = s;
 		h->id = s->id;
+		h->domain = s->domain;
 		h->gen = s->gen;
 		h->bytes = s->bytes;
 		h->slots = s->slots;
@@ -210,13 +211,19 @@ void unlink_quietly(struct segments *ss, uint64_t id, uint32_t gen)
 
 static void handle_bury(struct segments *ss, struct handle *h)
 {
+	const bool unlink = h->unlink, wipe = unlink && wipe_is_on(ss, h->domain);
+
 	handle_drop_table(ss, h);
 	pthread_mutex_unlock(&ss->lock);
 	io_close(h->file);
-	if (h->unlink)
+	if (wipe)
+		segment_file_wipe(ss, h->id, h->gen);
+	if (unlink)
 		unlink_quietly(ss, h->id, h->gen);
 	free(h);
 	pthread_mutex_lock(&ss->lock);
+	if (unlink && --ss->dying == 0)
+		pthread_cond_broadcast(&ss->changed);
 }
 
 static void handle_free_if_empty(struct handle *h)
@@ -279,6 +286,7 @@ void handle_kill(struct segments *ss, struct handle *h, bool unlink)
 	h->seg->handle = NULL;
 	h->seg = NULL;
 	h->unlink = unlink;
+	ss->dying += unlink;
 	handle_settle(ss, h);
 }
 
@@ -341,9 +349,9 @@ unsigned slots_mark_lost(struct footer_slot *table, unsigned slots)
 }
 
 static bool header_is_ours(
-        const struct segments *ss, const struct segment_contents *c, uint32_t gen)
+        const struct segments *ss, const struct segment_contents *c, const struct seg *s)
 {
-	return c->header_good && c->header.gen == gen &&
+	return c->header_good && c->header.gen == s->gen && c->header.domain == s->domain &&
 	       memcmp(c->header.uuid, ss->uuid, sizeof(ss->uuid)) == 0;
 }
 
@@ -365,7 +373,7 @@ static int open_segment_resume(struct segments *ss, struct seg *s, struct segmen
 	}
 	const unsigned lost = slots_mark_lost(c->table, s->slots);
 	const bool damaged = lost > 0 || c->damaged > 0 || c->strange_bytes > 0 ||
-	                     c->slots > s->slots || !header_is_ours(ss, c, s->gen);
+	                     c->slots > s->slots || !header_is_ours(ss, c, s);
 	if (damaged)
 		log_error("open segment file '%s' is damaged: %u frames, %u slots lost", name,
 		        c->damaged, lost);
@@ -374,9 +382,10 @@ static int open_segment_resume(struct segments *ss, struct seg *s, struct segmen
 	if (r == 0) {
 		memcpy(w->h->table, c->table, s->slots * sizeof(c->table[0]));
 		memcpy(w->hashes, c->hashes, s->slots * sizeof(c->hashes[0]));
-		w->closed = damaged || ss->open;
+		w->closed = damaged || ss->n_opens == SEGMENT_OPENS_MAX ||
+		            writer_open_find(ss, s->domain);
 		if (!w->closed)
-			ss->open = w;
+			writer_open(ss, w);
 	}
 	pthread_mutex_unlock(&ss->lock);
 	return r;
@@ -432,7 +441,7 @@ int segments_open(const struct segments_config *cfg, struct segments **ret_segs,
 		return errmsg_set(em, -ENOMEM, "out of memory");
 	ss->io = cfg->io;
 	ss->meta = cfg->meta;
-	ss->hasher = cfg->hasher;
+	ss->keyring = cfg->keyring;
 	memcpy(ss->uuid, cfg->uuid, sizeof(ss->uuid));
 	ss->store = frame_store(cfg->uuid);
 	ss->read_only = cfg->read_only;
@@ -442,6 +451,7 @@ int segments_open(const struct segments_config *cfg, struct segments **ret_segs,
 	pthread_mutex_init(&ss->lock, NULL);
 	pthread_cond_init(&ss->changed, NULL);
 	list_init(&ss->writers);
+	list_init(&ss->opens);
 	list_init(&ss->lru_files);
 	list_init(&ss->lru_tables);
 	scratch_pool_init(&ss->small, SCRATCH_SMALL, SCRATCHES_SMALL);
@@ -518,6 +528,17 @@ bool segments_exists(struct segments *ss, uint64_t segment)
 	const bool exists = s && !(s->flags & SEG_DROP);
 	pthread_mutex_unlock(&ss->lock);
 	return exists;
+}
+
+int segments_domain(struct segments *ss, uint64_t segment, uint32_t *ret_domain)
+{
+	pthread_mutex_lock(&ss->lock);
+	const struct seg *s = seg_find(ss, segment);
+	const int r = s && !(s->flags & SEG_DROP) ? 0 : -ESTALE;
+	if (r == 0)
+		*ret_domain = s->domain;
+	pthread_mutex_unlock(&ss->lock);
+	return r;
 }
 
 unsigned segments_list(
@@ -610,16 +631,21 @@ static bool orphan_is_wanted(struct segments *ss, const struct orphan *o)
  */
 static int orphan_remove(struct segments *ss, const struct orphan *o, unsigned *n)
 {
+	CLEANUP(io_closep) struct io_file *f = NULL;
 	char name[SEGMENT_NAME_LEN];
-	int r = 0;
+	bool gone = false;
 
 	segment_name(o->id, o->gen, name);
+	int r = orphan_open(ss, name, &f);
 	pthread_mutex_lock(&ss->lock);
-	if (!orphan_is_wanted(ss, o)) {
+	if (r == 0 && !orphan_is_wanted(ss, o)) {
 		r = io_unlink(ss->io, name);
-		*n += r == 0;
+		gone = r == 0;
 	}
 	pthread_mutex_unlock(&ss->lock);
+	if (gone)
+		orphan_wipe(ss, name, f);
+	*n += gone;
 	return r == -ENOENT ? 0 : r;
 }
 

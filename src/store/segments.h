@@ -19,8 +19,12 @@
  * segment_row.bytes is the file offset where the committed frames end: a multiple of IO_ALIGN, the
  * header block included.  The footer of a sealed segment begins there.
  *
- * Writing: several commit workers append; each append takes slots and space in the current open
- * segment's buffer under a lock, copies the frame in, and whoever fills a buffer writes it out,
+ * A segment belongs to one *crypto domain*, and so do all its frames.  Payloads of domains other than
+ * 0 are sealed under the domain's frame key; reading them takes that key.  Headers, hashes and
+ * footers are in the clear, so that moving, scanning and dropping need no key.
+ *
+ * Writing: several commit workers append; each append takes slots and space in the buffer of its
+ * domain's open segment under a lock, copies the frame in, and whoever fills a buffer writes it out,
  * beside the others.  Open segments survive restarts: they are scanned up to the committed length
  * and continued, or sealed with what is good where they are damaged.
  *
@@ -36,6 +40,7 @@
 #pragma once
 
 #include "base/io.h"
+#include "store/keyring.h"
 #include "store/ports.h"
 
 enum frame_codec { CODEC_RAW = 0, CODEC_LZ4 = 1, CODEC_ZSTD = 2 };
@@ -47,8 +52,8 @@ struct segments_config {
 	struct meta *meta; /* rows are read from it at open; not owned */
 	uint8_t uuid[16];
 	uint64_t next_segment;
-	uint64_t table_bytes;              /* for cached slot tables */
-	const struct chunk_hasher *hasher; /* domain 0; not owned */
+	uint64_t table_bytes;    /* for cached slot tables */
+	struct keyring *keyring; /* not owned; keys may come and go */
 	bool read_only;
 };
 
@@ -65,8 +70,10 @@ struct frame_spec {
 	enum frame_codec codec;
 	const struct hash128 *hashes; /* n */
 	uint64_t image, first_chunk;  /* where the content came from first */
-	const void *payload;
+	const void *payload;          /* not sealed */
 	uint32_t payload_len;
+	const struct crypto_domain *crypto; /* to seal it for; referenced; NULL: domain 0 */
+	uint64_t *seal_ns;                  /* time that took is added; may be NULL */
 };
 /*
  * Appends a frame in group txg; *ret_loc is the location of its first chunk, the rest follow.
@@ -96,7 +103,7 @@ uint64_t segments_next(struct segments *ss);
  * with one call.  Each frame is checked, decompressed once, and handed to fn as a whole: loc of its
  * first chunk, its n chunks (CHUNK_SIZE each) and hashes; also chunks nobody asked for.  fn is
  * called at least once for each location asked that is good.  Returns the first error after trying
- * all: -ESTALE: the segment or slot does not exist (any more); -EIO: damage (logged) or a failed
+ * all: -ENOKEY: the segment's crypto domain is locked; -ESTALE: the segment or slot does not exist (any more); -EIO: damage (logged) or a failed
  * read; -EOPNOTSUPP: a codec that this build lacks.  Of a damaged frame, chunks that are
  * right by their own hash are handed out alone.  Data not yet written out (appended in the present
  * group) is served from its buffer.  fn must not append.
@@ -115,11 +122,14 @@ int segments_hashes(struct segments *ss, uint64_t segment, struct hash128 *ret_h
 unsigned segments_list(
         struct segments *ss, uint64_t after, struct segment_row *ret_rows, unsigned cap);
 bool segments_exists(struct segments *ss, uint64_t segment);
+/* The crypto domain of all its frames.  -ESTALE: no such segment. */
+int segments_domain(struct segments *ss, uint64_t segment, uint32_t *ret_domain) MUST_CHECK;
 /*
- * May this slot be referred to: it is assigned, was not given up by an abort, and was not left out
- * by a rewrite.  Cheap for segments never rewritten; else may load the slot table.
+ * May this slot be referred to by an image of this crypto domain: it is in a segment of that domain,
+ * is assigned, was not given up by an abort, and was not left out by a rewrite.  Cheap for segments
+ * never rewritten; else may load the slot table.
  */
-bool segments_present(struct segments *ss, uint64_t loc);
+bool segments_present(struct segments *ss, uint64_t loc, uint32_t domain);
 
 /*
  * --- space: the collector, one thread ---
@@ -141,7 +151,8 @@ struct heal {
 /*
  * Writes the next generation of a sealed segment with only the live slots (same id, same slots;
  * wholly live frames copied as they are after a check, partly live ones rebuilt and recompressed,
- * damaged ones kept as they are unless healed), synced; becomes official with the next txg commit,
+ * damaged ones kept as they are unless healed), synced; without the key of the segment's crypto
+ * domain, partly live frames are copied as they are; becomes official with the next txg commit,
  * through segments_txg_write.  -EIO: a frame with live slots cannot be read at all.
  */
 int segments_rewrite(struct segments *ss, uint64_t segment, const struct slot_bits *live,
@@ -153,6 +164,18 @@ int segments_set_live(struct segments *ss, uint64_t segment, uint32_t live_chunk
         uint32_t live_bytes) MUST_CHECK;
 /* Seals the open segments in the next sync, so that the collector may rewrite them. */
 void segments_seal_all(struct segments *ss);
+
+/*
+ * Wiping a crypto domain, one at a time: from begin on, rewrites of its segments leave no byte of a
+ * dead chunk, and files that go are overwritten first.  The collector asks segments_wipe_wanted() of each
+ * sealed segment, and rewrites those too.  end waits until all files are gone.  -EBUSY: some
+ * segments that were there at the beginning could not be wiped; -EIO and others: some files not
+ * be overwritten.
+ */
+void segments_wipe_begin(struct segments *ss, uint32_t domain);
+/* With so many live slots: has it to be rewritten? */
+bool segments_wipe_wanted(struct segments *ss, uint64_t segment, unsigned live);
+int segments_wipe_end(struct segments *ss) MUST_CHECK;
 
 struct segments_stats {
 	uint64_t segments, open, file_bytes, slots, live_chunks, live_bytes;

@@ -93,6 +93,9 @@ struct image_group {
 	bool deleted, deleted_logged; /* image.lock */
 };
 
+/* The counters of struct policy_cost. */
+#define POLICY_COUNTERS (sizeof(struct policy_cost) / sizeof(uint64_t))
+
 struct image {
 	struct store *store;
 	uint64_t id;
@@ -101,6 +104,9 @@ struct image {
 	struct image *hash_next; /* images_lock */
 	pthread_mutex_t lock;
 	struct image_group groups[2];
+	_Atomic uint64_t policy;     /* policy.c; changed inside the gate */
+	_Atomic uint64_t policy_txg; /* the group that was open when it was */
+	_Atomic uint64_t cost[POLICY_COUNTERS];
 	/* sequential read detection; relaxed, a hint */
 	_Atomic uint64_t read_next, read_ahead_end;
 	_Atomic uint32_t read_streak;
@@ -189,7 +195,8 @@ struct health {
 struct store {
 	struct store_config cfg;
 	struct store_state state; /* as committed; the txg thread's */
-	struct chunk_hasher hasher;
+	struct keyring *keyring;  /* cfg.keyring, or own_keyring */
+	struct keyring *own_keyring;
 
 	struct maps *maps;
 	struct segments *segments;
@@ -247,6 +254,18 @@ void image_ref(struct image *img);
 /* Puts the image on the active group's list; inside the gate. */
 void image_mark_dirty(struct image *img, unsigned g);
 void images_free(struct store *s);
+/* Calls fn for each image in RAM, with a reference held and no lock; stops when it fails. */
+typedef int image_fn(void *arg, struct image *img);
+int images_each(struct store *s, image_fn *fn, void *arg) MUST_CHECK;
+
+/* --- policy.c --- */
+struct image_policy image_policy(const struct image *img);
+/* Asks the layer above for it.  Gate open. */
+int image_policy_ask(struct image *img) MUST_CHECK;
+/* The key of its domain is there. */
+bool image_unlocked(const struct image *img);
+/* Any thread. */
+void image_cost_add(struct image *img, const struct policy_cost *cost);
 
 /* --- overlay.c --- */
 int overlay_init(struct store *s) MUST_CHECK;

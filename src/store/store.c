@@ -95,6 +95,15 @@ static int replay_record(void *arg, const struct ilog_record *rec)
 	return h->replay_rows(h->arg, rec->data, rec->len);
 }
 
+static int ask_policy(void *arg, struct image *img)
+{
+	(void)arg;
+	pthread_mutex_lock(&img->lock);
+	const bool deleted = img->groups[0].deleted || img->groups[1].deleted;
+	pthread_mutex_unlock(&img->lock);
+	return deleted ? 0 : image_policy_ask(img);
+}
+
 static int recover(struct store *s, struct errmsg *em)
 {
 	struct store_state *st = &s->state;
@@ -104,6 +113,8 @@ static int recover(struct store *s, struct errmsg *em)
 
 	if (r == -EUCLEAN)
 		return r;
+	if (r == 0) /* rows that came later may have changed them */
+		r = images_each(s, ask_policy, NULL);
 	if (r < 0)
 		return errmsg_set(em, r, "cannot replay the intent log: %s", strerror(-r));
 	if (s->cfg.read_only)
@@ -243,7 +254,7 @@ static int open_parts(struct store *s, struct errmsg *em)
 	        .meta = c->meta,
 	        .next_segment = s->state.next_segment,
 	        .table_bytes = TABLE_BYTES,
-	        .hasher = &s->hasher,
+	        .keyring = s->keyring,
 	        .read_only = c->read_only,
 	};
 	struct segments_config with_uuid = sc;
@@ -308,8 +319,13 @@ int store_open(const struct store_config *cfg, struct store **ret_store, struct 
 		errmsg_set(em, r, "cannot read the datastore's state: %s", strerror(-r));
 		goto fail;
 	}
-	chunk_hasher_init(&s->hasher, s->state.domain_key);
 	memcpy(s->uuid, s->state.uuid, sizeof(s->uuid));
+	r = cfg->keyring ? 0 : keyring_new(s->uuid, s->state.domain_key, &s->own_keyring);
+	if (r < 0) {
+		errmsg_set(em, r, "cannot start the store: %s", strerror(-r));
+		goto fail;
+	}
+	s->keyring = cfg->keyring ? cfg->keyring : s->own_keyring;
 	s->index_txg = s->state.txg;
 	atomic_store(&s->txg.committed, s->state.txg);
 	atomic_store(&s->txg_open, s->state.txg + 1);
@@ -361,6 +377,7 @@ void store_abandon(struct store *s)
 	cache_free(s->cache);
 	dedupe_free(s->dedupe);
 	bufpool_free(s->bufs);
+	keyring_free(s->own_keyring);
 	free(s);
 }
 

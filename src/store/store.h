@@ -176,7 +176,10 @@ int store_domain_unlocked(struct store *s, uint32_t domain) MUST_CHECK;
  * of it is open.  Then keyring_remove.
  */
 int store_domain_lock(struct store *s, uint32_t domain) MUST_CHECK;
-/* CPU time and amounts of the chunk stages for one image, since it was opened. */
+/*
+ * CPU time and amounts of the chunk stages for one image, since it was opened (MiBs of it of which
+ * little changed count with elapsed time).
+ */
 struct policy_cost {
 	uint64_t dedupe_chunks, dedupe_hits, dedupe_ns; /* hash, look up, compare */
 	uint64_t compress_in_bytes, compress_out_bytes, compress_ns;

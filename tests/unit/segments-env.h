@@ -270,6 +270,7 @@ struct env {
 	struct fault_io io;
 	struct mem_meta *meta;
 	struct chunk_hasher hasher;
+	struct keyring *keyring; /* of the same */
 	struct segments *ss;
 	uint64_t txg, next_segment, table_bytes;
 	bool read_only;
@@ -287,7 +288,7 @@ static inline int env_mount_try(struct env *e, struct errmsg *em)
 	        .uuid = "0123456789abcde",
 	        .next_segment = e->next_segment,
 	        .table_bytes = e->table_bytes,
-	        .hasher = &e->hasher,
+	        .keyring = e->keyring,
 	        .read_only = e->read_only,
 	};
 	return segments_open(&cfg, &e->ss, em);
@@ -326,6 +327,7 @@ static inline int env_setup(void **state)
 	e->meta = calloc(1, sizeof(*e->meta));
 	e->meta->base.ops = &mem_ops;
 	chunk_hasher_init(&e->hasher, key);
+	assert_int_equal(keyring_new((const uint8_t *)"0123456789abcde", key, &e->keyring), 0);
 	e->txg = 1;
 	e->next_segment = 1;
 	e->table_bytes = 1 << 20;
@@ -343,6 +345,7 @@ static inline int env_teardown(void **state)
 	char cmd[128];
 
 	segments_close(e->ss);
+	keyring_free(e->keyring);
 	io_free(&e->io.base);
 	snprintf(cmd, sizeof(cmd), "rm -rf '%s'", e->dir);
 	assert_int_equal(system(cmd), 0);

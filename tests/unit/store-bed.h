@@ -34,6 +34,7 @@ struct bed {
 	uint64_t rows_of; /* collecting rows of this image appends "rowsN" with its number's last
 	                     digit */
 	char replayed[256];
+	struct image_policy policy; /* of images below BED_SEALED; but for the domain, of all */
 };
 
 static inline void bed_collect(void *arg, uint64_t image)
@@ -55,6 +56,17 @@ static inline int bed_replay(void *arg, const void *rows, size_t len)
 	return 0;
 }
 
+/* Images from BED_SEALED on are sealed, under domain image / BED_SEALED. */
+#define BED_SEALED 1000u
+
+static inline int bed_policy(void *arg, uint64_t image, struct image_policy *ret_policy)
+{
+	*ret_policy = ((struct bed *)arg)->policy;
+	if (image >= BED_SEALED)
+		ret_policy->domain = (uint32_t)(image / BED_SEALED);
+	return 0;
+}
+
 static inline void bed_opened(void *arg, struct store *s)
 {
 	((struct bed *)arg)->store = s;
@@ -66,7 +78,7 @@ static inline int bed_try_open(struct bed *b)
 
 	b->cfg.io = iosim_io(b->sim);
 	b->cfg.meta = fake_meta_port(b->meta);
-	b->cfg.hooks = (struct store_hooks){b, bed_collect, NULL, bed_replay};
+	b->cfg.hooks = (struct store_hooks){b, bed_collect, NULL, bed_replay, bed_policy};
 	b->cfg.opened = bed_opened;
 	const int r = store_open(&b->cfg, &b->store, &em);
 	if (r < 0)

@@ -108,6 +108,18 @@ static void a_value_is_demanded_or_refused(void **state)
 	refused("nosuid=1", "takes no value");
 }
 
+static void filter_types_to_do_without_are_listed(void **state)
+{
+	struct mount_list list = {0};
+	struct errmsg em = {0};
+
+	assert_int_equal(mount_list_parse(&list, "without=scramble,ro,without=pass", &em), 0);
+	assert_string_equal(list.opt.without, "scramble,pass");
+	mount_list_release(&list);
+	refused("without", "needs a value");
+	refused("without=", "needs a filter type");
+}
+
 static void values_have_limits(void **state)
 {
 	refused("overlay=1M", "use 16.0 MiB to 1.0 TiB");
@@ -133,6 +145,7 @@ int main(void)
 	        cmocka_unit_test(an_unknown_option_names_its_neighbour),
 	        cmocka_unit_test(sloppy_drops_unknown_options_only),
 	        cmocka_unit_test(a_value_is_demanded_or_refused),
+	        cmocka_unit_test(filter_types_to_do_without_are_listed),
 	        cmocka_unit_test(values_have_limits),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

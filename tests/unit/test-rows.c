@@ -44,6 +44,14 @@ static const struct row samples[] = {
                 .value = "",
                 .value_len = 0},
         {.type = ROW_XATTR_DEL, .owner = 7, .name = "user.k", .name_len = 6},
+        {.type = ROW_RECORD_PUT,
+                .owner = 7,
+                .table = RECORD_ATTACHMENT,
+                .id = 0x0102,
+                .value = "{}",
+                .value_len = 2},
+        {.type = ROW_RECORD_PUT, .owner = 0, .table = RECORD_KEY, .id = 3, .value = ""},
+        {.type = ROW_RECORD_DEL, .owner = 9, .table = RECORD_KEYSLOT, .id = 0},
 };
 
 static const uint8_t golden[] = {
@@ -60,7 +68,11 @@ static const uint8_t golden[] = {
         /* xattr put */ 19, 0, 0, 0, 6, 7, 0, 0, 0, 0, 0, 0, 0, 6, 'u', 's', 'e', 'r', '.', 'k',
         'v', 0, 'w',
         /* empty xattr */ 16, 0, 0, 0, 6, 7, 0, 0, 0, 0, 0, 0, 0, 6, 'u', 's', 'e', 'r', '.', 'e',
-        /* xattr del */ 15, 0, 0, 0, 7, 7, 0, 0, 0, 0, 0, 0, 0, 'u', 's', 'e', 'r', '.', 'k'};
+        /* xattr del */ 15, 0, 0, 0, 7, 7, 0, 0, 0, 0, 0, 0, 0, 'u', 's', 'e', 'r', '.', 'k',
+        /* record put */ 20, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 1, 2, 1, 0, 0, 0, 0, 0, 0, '{',
+        '}',
+        /* empty record */ 18, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 5, 3, 0, 0, 0, 0, 0, 0, 0,
+        /* record del */ 18, 0, 0, 0, 9, 9, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0};
 
 static void test_encoding_is_as_documented(void **state)
 {
@@ -87,6 +99,7 @@ static void test_decoding_gives_back_what_was_encoded(void **state)
 		assert_int_equal(row.id, want->id);
 		assert_int_equal(row.ino, want->ino);
 		assert_int_equal(row.mode, want->mode);
+		assert_int_equal(row.table, want->table);
 		assert_int_equal(row.name_len, want->name_len);
 		assert_int_equal(row.value_len, want->value_len);
 		if (row.name_len)
@@ -127,6 +140,38 @@ static int decode_of(const struct row *row)
 	const int r = row_decode(&in, &got);
 	bytes_release(&out);
 	return r;
+}
+
+static int decode_record(enum record_table table, uint64_t owner, uint64_t id, size_t len)
+{
+	uint8_t *value = calloc(1, len + 1);
+	assert_non_null(value);
+	const struct row row = {.type = ROW_RECORD_PUT,
+	        .table = table,
+	        .owner = owner,
+	        .id = id,
+	        .value = value,
+	        .value_len = len};
+	const int r = decode_of(&row);
+
+	free(value);
+	return r;
+}
+
+static void refuse_bad_records(void)
+{
+	assert_int_equal(decode_record(0, 1, 1, 0), -EIO);
+	assert_int_equal(decode_record(RECORD_TABLES, 1, 1, 0), -EIO);
+	assert_int_equal(decode_record(RECORD_FLAG, 0, 1, 0), -EIO);
+	assert_int_equal(decode_record(RECORD_AUDIT, 0, 1ull << 63, 0), -EIO);
+	assert_int_equal(decode_record(RECORD_AUDIT, 0, INT64_MAX, 0), 1);
+	/* Numbers stay below 2^32. */
+	assert_int_equal(decode_record(RECORD_KEY, 0, 1ull << 32, 0), -EIO);
+	assert_int_equal(decode_record(RECORD_KEYSLOT, 1ull << 32, 0, 0), -EIO);
+	assert_int_equal(decode_record(RECORD_FILTER_STATE, 2, 1ull << 48, 0), -EIO);
+	assert_int_equal(decode_record(RECORD_FILTER_STATE, 2, (1ull << 48) - 1, 0), 1);
+	assert_int_equal(decode_record(RECORD_FILTER_STATE, 2, 1, RECORD_VALUE_MAX), 1);
+	assert_int_equal(decode_record(RECORD_FILTER_STATE, 2, 1, RECORD_VALUE_MAX + 1), -EIO);
 }
 
 static void test_nonsense_is_refused(void **state)
@@ -173,9 +218,10 @@ static void test_nonsense_is_refused(void **state)
 	r.value_len--;
 	assert_int_equal(decode_of(&r), 1);
 	free((void *)r.value);
+	refuse_bad_records();
 	uint8_t unknown[sizeof(golden)];
 	memcpy(unknown, golden, sizeof(unknown));
-	unknown[4] = 8;
+	unknown[4] = 10;
 	struct bytes_in in = {.data = unknown, .len = sizeof(unknown)};
 	assert_int_equal(row_decode(&in, &r), -EIO);
 }
@@ -199,8 +245,8 @@ static void test_rows_apply_is_all_in_the_transaction_and_repeatable(void **stat
 	assert_int_equal(m->ops->rows_apply(m, golden, sizeof(golden)), 0);
 	assert_int_equal(m->ops->commit(m), 0);
 	/* A file of no name but one link, a name that leads nowhere, a target and attributes of
-	 * nothing. */
-	assert_int_equal(complaints(m), 4);
+	 * nothing, an attachment of nothing, a key that is not JSON. */
+	assert_int_equal(complaints(m), 6);
 	meta_close(m);
 	fixture_close(&f);
 }

@@ -218,7 +218,7 @@ static void setuid_goes_with_chown_and_with_an_unprivileged_write(void **state)
 
 	put(f, 0, "x", 1);
 	assert_int_equal(attr(ino).inode.mode, S_IFREG | 06755);
-	assert_int_equal(vfs_write(vfs, f, 0, "x", 1, VFS_WRITE_KILL_SUIDGID, &done), 0);
+	assert_int_equal(vfs_write(vfs, f, 0, "x", 1, REQUEST_KILL_PRIV, &done), 0);
 	assert_int_equal(attr(ino).inode.mode, S_IFREG | 0755);
 	assert_int_equal(set(ino, &chmod), 0);
 	assert_int_equal(set(ino, &chown), 0);

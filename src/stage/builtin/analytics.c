@@ -28,6 +28,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "stage/builtin/builtin.h"
+
 #define STATE_NAME "numbers"
 #define BLOCKS_MAX (REQUEST_LEN_MAX / ANALYTICS_BLOCK_SIZE + 1) /* a request looks at */
 

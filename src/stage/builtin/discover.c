@@ -26,8 +26,8 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "stage/builtin/builtin.h"
 #include "stage/builtin/probe.h"
-#include "stage/stage.h"
 
 #define STATE_NAME  "findings"
 #define PLACES_MAX  33u

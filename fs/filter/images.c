@@ -1,0 +1,434 @@
+/*
+ * images.c - the images that are open, and the hooks of the vfs
+ *
+ * An image that is opened gets an entry in a table, with its manifest, its pipeline and its stages'
+ * state.  The entry's lock is an operation lock: who opens or closes the image holds it, and so does
+ * who changes its stack; so a change finds the image open with the stack that it is about to
+ * change, or closed, and then nobody opens it before the rows are written.
+ *
+ * An entry outlives the closing while its state is on the way to disk, so that whoever flushes or
+ * commits finds it, and the next opening does not read rows that are older; and while it says why the
+ * image does not open.  What nobody needs any more is swept when another image is opened or closed.
+ *
+ * What lies below.  The vfs's table of functions is kept, ours stands in front of it: requests and
+ * prefetches go on to the vfs, state and messages stay here.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "fs/filter/manager-private.h"
+
+/* --- the table; under images_lock --- */
+
+static struct filter_image **bucket_of(struct manager *m, uint64_t ino)
+{
+	return &m->images[ino % FILTER_IMAGE_BUCKETS];
+}
+
+static struct filter_image *find_locked(struct manager *m, uint64_t ino)
+{
+	struct filter_image *fi = *bucket_of(m, ino);
+
+	while (fi && fi->ino != ino)
+		fi = fi->next;
+	if (fi)
+		fi->refs++;
+	return fi;
+}
+
+struct filter_image *image_peek(struct manager *m, uint64_t ino)
+{
+	pthread_mutex_lock(&m->images_lock);
+	struct filter_image *fi = find_locked(m, ino);
+	pthread_mutex_unlock(&m->images_lock);
+	return fi;
+}
+
+struct filter_image *image_get(struct manager *m, uint64_t ino)
+{
+	pthread_mutex_lock(&m->images_lock);
+	struct filter_image *fi = find_locked(m, ino);
+	if (!fi) {
+		fi = calloc(1, sizeof(*fi));
+		if (fi) {
+			fi->m = m;
+			fi->ino = ino;
+			fi->refs = 1;
+			pthread_mutex_init(&fi->lock, NULL);
+			pthread_mutex_init(&fi->notes_lock, NULL);
+			fi->next = *bucket_of(m, ino);
+			*bucket_of(m, ino) = fi;
+		}
+	}
+	pthread_mutex_unlock(&m->images_lock);
+	return fi;
+}
+
+void image_put(struct filter_image *fi)
+{
+	if (!fi)
+		return;
+	pthread_mutex_lock(&fi->m->images_lock);
+	ASSERT(fi->refs > 0);
+	fi->refs--;
+	pthread_mutex_unlock(&fi->m->images_lock);
+}
+
+static void image_free(struct filter_image *fi)
+{
+	ASSERT(!fi->pipeline);
+	manifest_free(fi->manifest);
+	state_free(fi->state);
+	pthread_mutex_destroy(&fi->lock);
+	pthread_mutex_destroy(&fi->notes_lock);
+	free(fi);
+}
+
+static bool image_idle(const struct filter_image *fi, uint64_t txg)
+{
+	return fi->refs == 0 && !fi->pipeline && !fi->reason[0] &&
+	       !(fi->state && state_unsettled(fi->state, txg));
+}
+
+/* Outside the gate. */
+static void images_sweep(struct manager *m)
+{
+	store_enter(m->ds->store);
+	const uint64_t txg = store_txg(m->ds->store);
+	store_leave(m->ds->store);
+	pthread_mutex_lock(&m->images_lock);
+	for (unsigned b = 0; b < FILTER_IMAGE_BUCKETS; b++) {
+		struct filter_image **at = &m->images[b];
+		while (*at) {
+			struct filter_image *fi = *at;
+			if (!image_idle(fi, txg)) {
+				at = &fi->next;
+				continue;
+			}
+			*at = fi->next;
+			image_free(fi);
+		}
+	}
+	pthread_mutex_unlock(&m->images_lock);
+}
+
+void images_free(struct manager *m)
+{
+	for (unsigned b = 0; b < FILTER_IMAGE_BUCKETS; b++) {
+		struct filter_image *fi;
+		while ((fi = m->images[b])) {
+			m->images[b] = fi->next;
+			image_free(fi);
+		}
+	}
+}
+
+/* --- notes --- */
+
+void image_note_links(struct filter_image *fi, const struct stack_plan *plan)
+{
+	pthread_mutex_lock(&fi->notes_lock);
+	for (unsigned i = 0; i < plan->n; i++) {
+		unsigned at = 0;
+		while (at < STACK_LINKS_MAX && fi->notes[at].link != plan->items[i].link)
+			at++;
+		if (at == STACK_LINKS_MAX)
+			at = fi->next_note++ % STACK_LINKS_MAX;
+		fi->notes[at].link = plan->items[i].link;
+		memcpy(fi->notes[at].type, plan->items[i].type_name, sizeof(fi->notes[at].type));
+	}
+	pthread_mutex_unlock(&fi->notes_lock);
+}
+
+void image_link_type(struct filter_image *fi, uint64_t link, char ret_type[32])
+{
+	ret_type[0] = 0;
+	pthread_mutex_lock(&fi->notes_lock);
+	for (unsigned i = 0; i < STACK_LINKS_MAX; i++)
+		if (fi->notes[i].link == link)
+			memcpy(ret_type, fi->notes[i].type, 32);
+	pthread_mutex_unlock(&fi->notes_lock);
+}
+
+/* "": it opens. */
+static void image_reason_set(struct filter_image *fi, const char *reason)
+{
+	pthread_mutex_lock(&fi->notes_lock);
+	const bool same = !strcmp(fi->reason, reason);
+	snprintf(fi->reason, sizeof(fi->reason), "%s", reason);
+	pthread_mutex_unlock(&fi->notes_lock);
+	if (same || !*reason)
+		return;
+	char path[FILTER_PATH_MAX];
+	target_path(fi->m->ds->ns, fi->ino, path);
+	log_error("'%s' cannot be opened: %s", path, reason);
+}
+
+struct unopenable {
+	struct {
+		uint64_t ino;
+		char reason[ERRMSG_LEN];
+	} * items; /* owned */
+	size_t n, cap;
+};
+
+static void unopenable_note(struct unopenable *u, struct filter_image *fi)
+{
+	pthread_mutex_lock(&fi->notes_lock);
+	if (fi->reason[0] && u->n == u->cap) {
+		const size_t cap = u->cap ? 2 * u->cap : 16;
+		void *items = realloc(u->items, cap * sizeof(*u->items));
+		if (items) {
+			u->items = items;
+			u->cap = cap;
+		}
+	}
+	if (fi->reason[0] && u->n < u->cap) {
+		u->items[u->n].ino = fi->ino;
+		memcpy(u->items[u->n++].reason, fi->reason, ERRMSG_LEN);
+	}
+	pthread_mutex_unlock(&fi->notes_lock);
+}
+
+void images_unopenable(struct manager *m, image_reason_fn *fn, void *arg)
+{
+	struct unopenable u = {0};
+	struct ns_inode inode;
+
+	pthread_mutex_lock(&m->images_lock);
+	for (unsigned b = 0; b < FILTER_IMAGE_BUCKETS; b++)
+		for (struct filter_image *fi = m->images[b]; fi; fi = fi->next)
+			unopenable_note(&u, fi);
+	pthread_mutex_unlock(&m->images_lock);
+	for (size_t i = 0; i < u.n; i++) /* what was deleted meanwhile needs no opening */
+		if (ns_inode_get(m->ds->ns, u.items[i].ino, &inode) == 0 && inode.nlink > 0)
+			fn(arg, u.items[i].ino, u.items[i].reason);
+	free(u.items);
+}
+
+/* --- what lies below a pipeline --- */
+
+static void below_submit(void *arg, struct request *req)
+{
+	struct filter_image *fi = arg;
+
+	fi->below.submit(fi->below.arg, req);
+}
+
+static void below_prefetch(void *arg, uint64_t off, uint64_t len)
+{
+	struct filter_image *fi = arg;
+
+	if (fi->below.prefetch)
+		fi->below.prefetch(fi->below.arg, off, len);
+}
+
+static int below_state_get(
+        void *arg, uint64_t link, const char *name, void *buf, size_t cap, size_t *ret_len)
+{
+	struct filter_image *fi = arg;
+
+	return state_get(fi->state, link, name, buf, cap, ret_len);
+}
+
+static int below_state_put(void *arg, uint64_t link, const char *name, const void *data, size_t len)
+{
+	struct filter_image *fi = arg;
+
+	if (fi->m->read_only)
+		return -EROFS;
+	const int r = state_put(fi->state, link, name, data, len);
+	if (!r)
+		vfs_mark_state(fi->m->vfs, fi->ino);
+	return r;
+}
+
+static void below_image(void *arg, struct stage_image *ret_image)
+{
+	struct filter_image *fi = arg;
+	struct stage_image image = {.id = fi->ino};
+	char path[FILTER_PATH_MAX];
+
+	if (fi->below.image) {
+		fi->below.image(fi->below.arg, ret_image);
+		return;
+	}
+	struct vfs_attr attr;
+	if (vfs_getattr(fi->m->vfs, fi->ino, &attr) == 0)
+		image.size = attr.inode.size;
+	target_path(fi->m->ds->ns, fi->ino, path);
+	snprintf(image.path, sizeof(image.path), "%s", path);
+	*ret_image = image;
+}
+
+static void below_say(void *arg, uint64_t link, enum stage_severity severity, const char *text)
+{
+	struct filter_image *fi = arg;
+	char type[32];
+
+	image_link_type(fi, link, type);
+	notices_say(fi->m->notices, fi->ino, type, severity, text);
+}
+
+static void below_quarantine(void *arg, uint64_t link, const char *why)
+{
+	struct filter_image *fi = arg;
+	char type[32];
+
+	image_link_type(fi, link, type);
+	notices_quarantine(fi->m->notices, fi->ino, type, why);
+}
+
+static struct pipeline_below below_of(struct filter_image *fi)
+{
+	return (struct pipeline_below){
+	        .arg = fi,
+	        .submit = below_submit,
+	        .prefetch = below_prefetch,
+	        .state_get = below_state_get,
+	        .state_put = below_state_put,
+	        .image = below_image,
+	        .say = below_say,
+	        .quarantine = below_quarantine,
+	};
+}
+
+/* --- hooks of the vfs --- */
+
+int image_state_open(struct filter_image *fi, struct errmsg *em)
+{
+	struct state_table *t;
+
+	if (fi->state)
+		return 0; /* of the last time, not settled yet */
+	const int r = state_load(fi->m->ds->ns, fi->ino, &t);
+	if (r < 0)
+		return errmsg_set(
+		        em, -EIO, "cannot read the state of its filters: %s", strerror(-r));
+	pthread_mutex_lock(&fi->m->images_lock);
+	fi->state = t;
+	pthread_mutex_unlock(&fi->m->images_lock);
+	return 0;
+}
+
+/* With fi->lock held. */
+static int image_open(struct filter_image *fi, struct errmsg *em)
+{
+	struct manager *m = fi->m;
+	CLEANUP(manifest_freep) struct manifest *mf = NULL;
+	struct pipeline_below below = below_of(fi);
+	unsigned missing = 0;
+	int r = manifest_load(m->ds->ns, fi->ino, &mf, em);
+
+	if (!r)
+		r = manifest_check_open(mf, &missing, em);
+	if (!r)
+		r = keys_check_domain(m, mf->domain, em);
+	if (!r)
+		r = image_state_open(fi, em);
+	if (r < 0)
+		return r;
+	if (missing)
+		log_warn("inode %" PRIu64 ": %u filters that only look on are missing and left out",
+		        fi->ino, missing);
+	image_note_links(fi, &mf->plan);
+	r = pipeline_open(m->rt, &below, &mf->plan, &fi->pipeline, em);
+	if (!r)
+		fi->manifest = STEAL(mf);
+	return r;
+}
+
+static int hook_open(void *arg, uint64_t ino, struct pipeline_below *below, struct pipeline **ret_p)
+{
+	struct manager *m = arg;
+	struct filter_image *fi = image_get(m, ino);
+	struct errmsg em = {0};
+
+	if (!fi)
+		return -ENOMEM;
+	pthread_mutex_lock(&fi->lock);
+	ASSERT(!fi->pipeline);
+	fi->below = *below;
+	const int r = image_open(fi, &em);
+	if (!r)
+		*ret_p = fi->pipeline;
+	pthread_mutex_unlock(&fi->lock);
+	image_reason_set(fi, r < 0 ? (em.text[0] ? em.text : strerror(-r)) : "");
+	if (!r)
+		return 0; /* the reference is the pipeline's */
+	image_put(fi);
+	return r == -ENOMEM || r == -ENOKEY ? r : -EIO;
+}
+
+static void hook_close(void *arg, uint64_t ino, struct pipeline *p)
+{
+	struct manager *m = arg;
+	struct filter_image *fi = image_peek(m, ino);
+
+	ASSERT(fi && fi->pipeline == p);
+	pthread_mutex_lock(&fi->lock);
+	pipeline_close(p);
+	fi->pipeline = NULL;
+	manifest_free(STEAL(fi->manifest));
+	pthread_mutex_unlock(&fi->lock);
+	image_put(fi);
+	image_put(fi); /* the pipeline's */
+	images_sweep(m);
+}
+
+static void hook_collect(void *arg, uint64_t ino)
+{
+	struct manager *m = arg;
+	struct filter_image *fi = image_peek(m, ino);
+
+	if (fi && fi->state)
+		state_collect(fi->state, m->ds->ns, store_txg(m->ds->store));
+	image_put(fi);
+}
+
+struct inheriting {
+	struct manager *m;
+	uint64_t to;
+};
+
+static int inherit_row(void *arg, uint64_t owner, uint64_t link, const void *value, size_t len)
+{
+	const struct inheriting *in = arg;
+	struct ns *ns = in->m->ds->ns;
+
+	return ns_record_put(ns, RECORD_ATTACHMENT, in->to, ns_number_alloc(ns), value, len);
+}
+
+/*
+ * Rows are copied as they are: the hash does not cover the link id.  Order among stages of a class
+ * stays, for new ids grow.
+ */
+static int hook_inherit(void *arg, uint64_t dir, uint64_t ino)
+{
+	struct manager *m = arg;
+	struct inheriting in = {m, ino};
+
+	return ns_record_each(m->ds->ns, RECORD_ATTACHMENT, dir, 0, inherit_row, &in);
+}
+
+static bool hook_read_only(void *arg, uint64_t ino)
+{
+	struct manager *m = arg;
+
+	return notices_quarantined(m->notices, ino);
+}
+
+struct vfs_filters manager_filters(struct manager *m)
+{
+	return (struct vfs_filters){
+	        .arg = m,
+	        .open = hook_open,
+	        .close = hook_close,
+	        .inherit = hook_inherit,
+	        .collect = hook_collect,
+	        .read_only = hook_read_only,
+	};
+}

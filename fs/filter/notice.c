@@ -1,0 +1,337 @@
+/*
+ * notice.c - see notice.h
+ *
+ * The lock guards the queue, the ring and the list of what is in quarantine.  The list is looked at
+ * for every change of every image: while it is empty, that is one load of a counter.
+ */
+#include "fs/filter/notice.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "fs/control/text.h"
+#include "fs/filter/manager-private.h"
+
+struct notice {
+	uint64_t ino, time_ns;
+	enum stage_severity severity;
+	bool quarantine;
+	char type[32];
+	char text[NOTICE_TEXT];
+};
+
+struct quarantined {
+	struct quarantined *next;
+	uint64_t ino;
+	char why[NOTICE_TEXT];
+};
+
+struct notices {
+	struct manager *m;
+	pthread_mutex_t lock;
+	pthread_cond_t cond; /* something is queued, or ending */
+	pthread_t clerk;
+	bool running, ending;
+	struct notice queue[NOTICES_QUEUED];
+	unsigned queue_at, queued;
+	uint64_t dropped;
+	struct notice ring[ALERTS_MAX];
+	unsigned ring_at, ringed;
+	struct quarantined *quarantine;
+	_Atomic unsigned n_quarantine;
+};
+
+/* --- quarantine; under the lock --- */
+
+static struct quarantined **quarantine_find(struct notices *n, uint64_t ino)
+{
+	struct quarantined **at = &n->quarantine;
+
+	while (*at && (*at)->ino != ino)
+		at = &(*at)->next;
+	return at;
+}
+
+static int quarantine_add(struct notices *n, uint64_t ino, const char *why, size_t len)
+{
+	struct quarantined *q = *quarantine_find(n, ino);
+
+	if (q)
+		return 0;
+	q = calloc(1, sizeof(*q));
+	if (!q)
+		return -ENOMEM;
+	q->ino = ino;
+	memcpy(q->why, why, MIN(len, sizeof(q->why) - 1));
+	q->next = n->quarantine;
+	n->quarantine = q;
+	n->n_quarantine++;
+	return 0;
+}
+
+bool notices_quarantined(struct notices *n, uint64_t ino)
+{
+	if (LIKELY(atomic_load_explicit(&n->n_quarantine, memory_order_acquire) == 0))
+		return false;
+	pthread_mutex_lock(&n->lock);
+	const bool found = *quarantine_find(n, ino);
+	pthread_mutex_unlock(&n->lock);
+	return found;
+}
+
+int notices_quarantine_why(struct notices *n, uint64_t ino, char ret_why[NOTICE_TEXT])
+{
+	pthread_mutex_lock(&n->lock);
+	const struct quarantined *q = *quarantine_find(n, ino);
+	if (q)
+		memcpy(ret_why, q->why, NOTICE_TEXT);
+	pthread_mutex_unlock(&n->lock);
+	return q ? 0 : -ENOENT;
+}
+
+void notices_lifted(struct notices *n, uint64_t ino)
+{
+	pthread_mutex_lock(&n->lock);
+	struct quarantined **at = quarantine_find(n, ino), *q = *at;
+	if (q) {
+		*at = q->next;
+		n->n_quarantine--;
+	}
+	pthread_mutex_unlock(&n->lock);
+	free(q);
+}
+
+/* --- queueing --- */
+
+static void notice_queue(struct notices *n, const struct notice *notice)
+{
+	pthread_mutex_lock(&n->lock);
+	if (n->queued == NOTICES_QUEUED)
+		n->dropped++;
+	else
+		n->queue[(n->queue_at + n->queued++) % NOTICES_QUEUED] = *notice;
+	pthread_cond_signal(&n->cond);
+	pthread_mutex_unlock(&n->lock);
+}
+
+static struct notice notice_of(
+        uint64_t ino, const char *type, enum stage_severity severity, const char *text)
+{
+	struct notice notice = {.ino = ino, .time_ns = clock_wall_ns(), .severity = severity};
+
+	snprintf(notice.type, sizeof(notice.type), "%s", type);
+	snprintf(notice.text, sizeof(notice.text), "%s", text);
+	return notice;
+}
+
+void notices_say(struct notices *n, uint64_t ino, const char *type, enum stage_severity severity,
+        const char *text)
+{
+	const struct notice notice = notice_of(ino, type, severity, text);
+
+	notice_queue(n, &notice);
+}
+
+void notices_quarantine(struct notices *n, uint64_t ino, const char *type, const char *why)
+{
+	struct notice notice = notice_of(ino, type, STAGE_SEVERITY_ALERT, why);
+
+	pthread_mutex_lock(&n->lock);
+	const bool there = *quarantine_find(n, ino);
+	const int r = quarantine_add(n, ino, notice.text, strlen(notice.text));
+	pthread_mutex_unlock(&n->lock);
+	if (r < 0)
+		log_error("inode %llu: cannot be put in quarantine: %s", (unsigned long long)ino,
+		        strerror(-r));
+	notice.quarantine = true;
+	if (!there)
+		notice_queue(n, &notice);
+}
+
+/* --- the clerk --- */
+
+static void notice_log(const struct notice *notice, const char *path)
+{
+	static const enum log_level level[] = {
+	        [STAGE_SEVERITY_NOTE] = LOG_NOTE,
+	        [STAGE_SEVERITY_WARNING] = LOG_WARN,
+	        [STAGE_SEVERITY_ALERT] = LOG_ERROR,
+	};
+
+	log_line(level[notice->severity], "%s of '%s': %s%s", notice->type, path,
+	        notice->quarantine ? "put in quarantine: " : "", notice->text);
+}
+
+static int notice_record(struct notices *n, const struct notice *notice, const char *path)
+{
+	struct manager *m = n->m;
+	int r = rows_begin(m, NULL);
+
+	if (r < 0)
+		return r;
+	if (notice->quarantine)
+		r = ns_record_put(m->ds->ns, RECORD_FLAG, notice->ino, QUARANTINE_FLAG,
+		        notice->text, strlen(notice->text));
+	if (!r)
+		r = audit_note(m, NULL, notice->quarantine ? "quarantine" : "alert", notice->ino,
+		        path, notice->type, NULL, notice->text);
+	rows_end(m);
+	return r < 0 ? r : rows_flush(m);
+}
+
+/* Without the lock. */
+static void notice_work(struct notices *n, const struct notice *notice)
+{
+	char path[FILTER_PATH_MAX];
+	int r = 0;
+
+	target_path(n->m->ds->ns, notice->ino, path);
+	notice_log(notice, path);
+	if (notice->severity == STAGE_SEVERITY_ALERT && !n->m->read_only)
+		r = notice_record(n, notice, path);
+	if (r < 0)
+		log_error("'%s': an alert cannot be recorded: %s", path, strerror(-r));
+}
+
+static void ring_add(struct notices *n, const struct notice *notice)
+{
+	if (notice->severity == STAGE_SEVERITY_NOTE)
+		return;
+	n->ring[(n->ring_at + n->ringed) % ALERTS_MAX] = *notice;
+	if (n->ringed < ALERTS_MAX)
+		n->ringed++;
+	else
+		n->ring_at = (n->ring_at + 1) % ALERTS_MAX;
+}
+
+static void *clerk_main(void *arg)
+{
+	struct notices *n = arg;
+
+	pthread_mutex_lock(&n->lock);
+	for (;;) {
+		while (n->queued == 0 && !n->ending)
+			pthread_cond_wait(&n->cond, &n->lock);
+		if (n->queued == 0)
+			break;
+		const struct notice notice = n->queue[n->queue_at];
+		const uint64_t dropped = n->dropped;
+		n->dropped = 0;
+		n->queue_at = (n->queue_at + 1) % NOTICES_QUEUED;
+		n->queued--;
+		ring_add(n, &notice);
+		pthread_mutex_unlock(&n->lock);
+		notice_work(n, &notice);
+		if (dropped)
+			log_warn("%llu messages of filters came too fast and were dropped",
+			        (unsigned long long)dropped);
+		pthread_mutex_lock(&n->lock);
+	}
+	pthread_mutex_unlock(&n->lock);
+	return NULL;
+}
+
+/* --- life --- */
+
+static int flag_take(void *arg, uint64_t owner, uint64_t id, const void *value, size_t len)
+{
+	struct notices *n = arg;
+
+	return id == QUARANTINE_FLAG ? quarantine_add(n, owner, value, len) : 0;
+}
+
+int notices_new(struct manager *m, struct notices **ret_n, struct errmsg *em)
+{
+	struct notices *n = calloc(1, sizeof(*n));
+
+	if (!n)
+		return errmsg_set(em, -ENOMEM, "out of memory");
+	n->m = m;
+	pthread_mutex_init(&n->lock, NULL);
+	pthread_cond_init(&n->cond, NULL);
+	const int r = ns_record_each_owner(m->ds->ns, RECORD_FLAG, flag_take, n);
+	if (r < 0) {
+		notices_free(n);
+		return errmsg_set(
+		        em, r, "cannot read which images are in quarantine: %s", strerror(-r));
+	}
+	*ret_n = n;
+	return 0;
+}
+
+int notices_start(struct notices *n, struct errmsg *em)
+{
+	const int r = pthread_create(&n->clerk, NULL, clerk_main, n);
+
+	if (r)
+		return errmsg_set(em, -r, "cannot start a thread: %s", strerror(r));
+	n->running = true;
+	return 0;
+}
+
+void notices_stop(struct notices *n)
+{
+	if (!n || !n->running)
+		return;
+	pthread_mutex_lock(&n->lock);
+	n->ending = true;
+	pthread_cond_signal(&n->cond);
+	pthread_mutex_unlock(&n->lock);
+	pthread_join(n->clerk, NULL);
+	n->running = false;
+}
+
+void notices_free(struct notices *n)
+{
+	struct quarantined *q;
+
+	if (!n)
+		return;
+	notices_stop(n);
+	while ((q = n->quarantine)) {
+		n->quarantine = q->next;
+		free(q);
+	}
+	pthread_cond_destroy(&n->cond);
+	pthread_mutex_destroy(&n->lock);
+	free(n);
+}
+
+/* --- the status --- */
+
+static json_t *notice_json(struct notices *n, const struct notice *notice)
+{
+	char path[FILTER_PATH_MAX];
+
+	target_path(n->m->ds->ns, notice->ino, path);
+	return json_pack("{s:I, s:s, s:o, s:s, s:o}", "time_ns", (json_int_t)notice->time_ns,
+	        "severity", notice->severity == STAGE_SEVERITY_ALERT ? "alert" : "warning",
+	        "target", text_json(path), "type", notice->type, "text", text_json(notice->text));
+}
+
+json_t *notices_json(struct notices *n)
+{
+	json_t *list = json_array();
+	struct notice *copy = malloc(sizeof(n->ring));
+	unsigned count = 0;
+
+	if (copy) {
+		pthread_mutex_lock(&n->lock);
+		for (; count < n->ringed; count++)
+			copy[count] = n->ring[(n->ring_at + count) % ALERTS_MAX];
+		pthread_mutex_unlock(&n->lock);
+	}
+	for (unsigned i = 0; i < count && list; i++) {
+		if (json_array_append_new(list, notice_json(n, &copy[i])) < 0) {
+			json_decref(list);
+			list = NULL;
+		}
+	}
+	free(copy);
+	return list;
+}

@@ -1,0 +1,225 @@
+/*
+ * keyring.c - the crypto domains whose keys are in memory
+ *
+ * A list under one lock: there are few domains, and a reference is taken once a frame, not once a
+ * chunk.  Domain 0 is part of the ring itself, is never counted and never goes.  A domain is freed,
+ * and its keys wiped, with its last reference; the ring holds one while it is on the list.
+ *
+ * Keys are derived with HKDF-SHA-256: secret: the data key; salt: the datastore's uuid; info: a
+ * label and the domain's number (u32, little-endian).
+ */
+#include "store/keyring.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+
+#include "base/bytes.h"
+#include "crypto/kdf.h"
+
+#define LABEL_LEN 16u
+
+struct domain {
+	struct crypto_domain pub; /* first */
+	struct domain *next;      /* keyring.lock */
+	_Atomic unsigned refs;
+};
+
+struct keyring {
+	uint8_t uuid[16];
+	struct crypto_domain plain; /* domain 0 */
+	pthread_mutex_t lock;
+	struct domain *domains; /* lock */
+};
+
+_Static_assert(DOMAIN_KEY_LEN == KDF_KEY_LEN, "hashing secrets are made like keys");
+
+static void domain_free(struct domain *d)
+{
+	if (!d)
+		return;
+	seal_key_free(d->pub.frame);
+	seal_key_free(d->pub.log);
+	seal_key_free(d->pub.leaf);
+	key_wipe(d, sizeof(*d));
+	free(d);
+}
+
+static void domain_freep(struct domain **d)
+{
+	domain_free(*d);
+}
+
+/* label: LABEL_LEN characters at most. */
+static int derive(const struct keyring *kr, uint32_t id, const uint8_t data_key[SEAL_KEY_LEN],
+        const char *label, uint8_t ret_key[KDF_KEY_LEN])
+{
+	uint8_t info[LABEL_LEN + 4];
+	const size_t len = strlen(label);
+
+	ASSERT(len <= LABEL_LEN);
+	memcpy(info, label, len);
+	put_u32(info + len, id);
+	return kdf_hkdf(data_key, SEAL_KEY_LEN, kr->uuid, sizeof(kr->uuid), info, len + 4, ret_key);
+}
+
+static int derive_seal(const struct keyring *kr, uint32_t id, const uint8_t data_key[SEAL_KEY_LEN],
+        const char *label, struct seal_key **ret_key)
+{
+	uint8_t key[KDF_KEY_LEN];
+	int r = derive(kr, id, data_key, label, key);
+
+	if (r == 0)
+		r = seal_key_new(key, ret_key);
+	key_wipe(key, sizeof(key));
+	return r;
+}
+
+static int domain_new(const struct keyring *kr, uint32_t id, const uint8_t data_key[SEAL_KEY_LEN],
+        struct domain **ret_domain)
+{
+	CLEANUP(domain_freep) struct domain *d = calloc(1, sizeof(*d));
+	uint8_t hash_key[DOMAIN_KEY_LEN];
+
+	if (!d)
+		return -ENOMEM;
+	d->pub.id = id;
+	atomic_init(&d->refs, 1);
+	int r = derive_seal(kr, id, data_key, "weir frame", &d->pub.frame);
+	if (r == 0)
+		r = derive_seal(kr, id, data_key, "weir log", &d->pub.log);
+	if (r == 0)
+		r = derive_seal(kr, id, data_key, "weir leaf", &d->pub.leaf);
+	if (r == 0)
+		r = derive(kr, id, data_key, "weir hash", hash_key);
+	if (r < 0)
+		return r;
+	chunk_hasher_init(&d->pub.hasher, hash_key);
+	key_wipe(hash_key, sizeof(hash_key));
+	*ret_domain = STEAL(d);
+	return 0;
+}
+
+int keyring_new(
+        const uint8_t uuid[16], const uint8_t hash_key[DOMAIN_KEY_LEN], struct keyring **ret_kr)
+{
+	struct keyring *kr = calloc(1, sizeof(*kr));
+
+	if (!kr)
+		return -ENOMEM;
+	memcpy(kr->uuid, uuid, sizeof(kr->uuid));
+	chunk_hasher_init(&kr->plain.hasher, hash_key);
+	pthread_mutex_init(&kr->lock, NULL);
+	*ret_kr = kr;
+	return 0;
+}
+
+void keyring_free(struct keyring *kr)
+{
+	if (!kr)
+		return;
+	while (kr->domains) {
+		struct domain *d = kr->domains;
+		kr->domains = d->next;
+		keyring_put(kr, &d->pub);
+	}
+	pthread_mutex_destroy(&kr->lock);
+	key_wipe(kr, sizeof(*kr));
+	free(kr);
+}
+
+/* Where the domain hangs on the list, or the end of it.  With the lock. */
+static struct domain **domain_at(struct keyring *kr, uint32_t id)
+{
+	struct domain **at = &kr->domains;
+
+	while (*at && (*at)->pub.id != id)
+		at = &(*at)->next;
+	return at;
+}
+
+int keyring_add(struct keyring *kr, uint32_t domain, const uint8_t data_key[SEAL_KEY_LEN])
+{
+	CLEANUP(domain_freep) struct domain *d = NULL;
+	int r = domain == 0 ? -EEXIST : domain_new(kr, domain, data_key, &d);
+
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&kr->lock);
+	struct domain **at = domain_at(kr, domain);
+	if (*at)
+		r = -EEXIST;
+	else
+		*at = STEAL(d);
+	pthread_mutex_unlock(&kr->lock);
+	return r;
+}
+
+int keyring_remove(struct keyring *kr, uint32_t domain)
+{
+	pthread_mutex_lock(&kr->lock);
+	struct domain **at = domain_at(kr, domain);
+	struct domain *d = *at;
+	if (d)
+		*at = d->next;
+	pthread_mutex_unlock(&kr->lock);
+	if (!d)
+		return -ENOENT;
+	keyring_put(kr, &d->pub);
+	return 0;
+}
+
+const struct crypto_domain *keyring_get(struct keyring *kr, uint32_t domain)
+{
+	if (domain == 0)
+		return &kr->plain;
+	pthread_mutex_lock(&kr->lock);
+	struct domain *d = *domain_at(kr, domain);
+	if (d)
+		atomic_fetch_add_explicit(&d->refs, 1, memory_order_relaxed);
+	pthread_mutex_unlock(&kr->lock);
+	return d ? &d->pub : NULL;
+}
+
+void keyring_put(struct keyring *kr, const struct crypto_domain *pub)
+{
+	struct domain *d = (struct domain *)pub;
+
+	if (!pub || pub == &kr->plain)
+		return;
+	if (atomic_fetch_sub_explicit(&d->refs, 1, memory_order_acq_rel) == 1)
+		domain_free(d);
+}
+
+bool keyring_has(struct keyring *kr, uint32_t domain)
+{
+	const struct crypto_domain *d = keyring_get(kr, domain);
+
+	keyring_put(kr, d);
+	return d;
+}
+
+/* --- memory --- */
+
+int keyring_protect(struct errmsg *em)
+{
+	const struct rlimit none = {0, 0};
+
+	if (prctl(PR_SET_DUMPABLE, 0) < 0 || setrlimit(RLIMIT_CORE, &none) < 0) {
+		const int err = -errno;
+		return errmsg_set(em, err, "cannot rule out core dumps: %s", strerror(-err));
+	}
+	/* ONFAULT: what was reserved and never touched takes no memory. */
+	if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) < 0) {
+		const int err = errno == EAGAIN ? -ENOMEM : -errno;
+		return errmsg_set(em, err,
+		        "cannot lock memory, so keys could reach swap: %s (raise the limit: "
+		        "'ulimit -l unlimited', or LimitMEMLOCK=infinity in the service)",
+		        strerror(-err));
+	}
+	return 0;
+}
