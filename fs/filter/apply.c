@@ -108,7 +108,7 @@ static int apply_all(struct apply *a, apply_fn *fn, struct errmsg *em)
 	int r;
 
 	pthread_mutex_lock(&a->m->lock);
-	r = target_find(a->m->ds->ns, a->c->target, &t, em);
+	r = filter_target(a->m->ds->ns, a->c->target, &t, em);
 	if (!r && a->c->recursive && t.dir) {
 		r = apply_below(a, &t, fn, em);
 	} else if (!r) {
@@ -271,7 +271,7 @@ int manager_action(struct manager *m, const struct filter_caller *who, const cha
 {
 	CLEANUP(free_ptr) char *text = NULL;
 	struct target t;
-	int r = target_find(m->ds->ns, target, &t, em);
+	int r = filter_target(m->ds->ns, target, &t, em);
 
 	if (!r && t.dir)
 		r = errmsg_set(em, -EISDIR, "'%s' is a directory: name an image", target);

@@ -274,7 +274,7 @@ static void listing_end(struct listing *l)
 
 static int listing_begin(struct listing *l, const char *target, struct errmsg *em)
 {
-	int r = target_find(l->ds->ns, target, &l->t, em);
+	int r = filter_target(l->ds->ns, target, &l->t, em);
 
 	if (r < 0)
 		return r;
@@ -407,7 +407,7 @@ int filter_report_audit(struct datastore *ds, const char *target, bool verify, c
         json_t **ret_json, struct errmsg *em)
 {
 	struct target t = {0};
-	int r = *target ? target_find(ds->ns, target, &t, em) : 0;
+	int r = *target ? filter_target(ds->ns, target, &t, em) : 0;
 
 	if (r < 0)
 		return r;

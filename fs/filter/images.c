@@ -115,7 +115,7 @@ static void images_sweep(struct manager *m)
 	pthread_mutex_unlock(&m->images_lock);
 }
 
-void images_free(struct manager *m)
+void filter_images_free(struct manager *m)
 {
 	for (unsigned b = 0; b < FILTER_IMAGE_BUCKETS; b++) {
 		struct filter_image *fi;

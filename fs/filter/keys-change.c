@@ -176,7 +176,7 @@ static int wrap_all(struct keys *k, const struct named_key *key, const struct se
 		unsigned opened = 0;
 		r = slots_open(k->env.ns, domain, s, &opened, data_key);
 		if (r < 0)
-			key_refuse_secret(key->name, s, r, em);
+			r = key_refuse_secret(key->name, s, r, em);
 		else
 			r = keyslot_wrap(with->kind, domain, slot, with->data, with->len, data_key,
 			        w[d].bytes, &w[d].len, em);

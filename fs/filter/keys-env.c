@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "fs/filter/keys-private.h"
 #include "fs/filter/manager-private.h"
 

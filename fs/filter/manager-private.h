@@ -95,7 +95,7 @@ struct target {
 	char path[FILTER_PATH_MAX];
 };
 /* A path in the mount; "" the datastore.  -ENOENT, -EINVAL (neither image nor directory) with em. */
-int target_find(
+int filter_target(
         struct ns *ns, const char *path, struct target *ret_t, struct errmsg *em) MUST_CHECK;
 /* By inode number; the path as it is now, "" when there is none. */
 void target_path(struct ns *ns, uint64_t ino, char path[FILTER_PATH_MAX]);
@@ -124,7 +124,7 @@ void image_put(struct filter_image *fi);
 /* With fi->lock held: the stages of a plan, for messages. */
 void image_note_links(struct filter_image *fi, const struct stack_plan *plan);
 void image_link_type(struct filter_image *fi, uint64_t link, char ret_type[32]);
-void images_free(struct manager *m);
+void filter_images_free(struct manager *m);
 /* With fi->lock held: its state is in RAM from now on. */
 int image_state_open(struct filter_image *fi, struct errmsg *em) MUST_CHECK;
 /* Calls fn for each image that could not be opened. */

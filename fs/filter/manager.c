@@ -148,7 +148,7 @@ void manager_free(struct manager *m)
 	jobs_free(m->jobs);
 	notices_free(m->notices);
 	keys_free(m->keys);
-	images_free(m);
+	filter_images_free(m);
 	stage_runtime_free(m->rt);
 	pthread_mutex_destroy(&m->lock);
 	pthread_mutex_destroy(&m->record_lock);

@@ -264,7 +264,7 @@ int manager_policy_save(struct manager *m, const struct filter_caller *who, cons
 	int r = name_check(name, em);
 
 	if (!r)
-		r = target_find(m->ds->ns, target, &t, em);
+		r = filter_target(m->ds->ns, target, &t, em);
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&m->lock);

@@ -11,7 +11,7 @@ int manager_quarantine_lift(
 {
 	char why[NOTICE_TEXT];
 	struct target t;
-	int r = target_find(m->ds->ns, target, &t, em);
+	int r = filter_target(m->ds->ns, target, &t, em);
 
 	if (r < 0)
 		return r;

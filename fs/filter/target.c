@@ -20,7 +20,7 @@ void target_path(struct ns *ns, uint64_t ino, char path[FILTER_PATH_MAX])
 		snprintf(path, FILTER_PATH_MAX, "(inode %" PRIu64 ")", ino);
 }
 
-int target_find(struct ns *ns, const char *path, struct target *ret_t, struct errmsg *em)
+int filter_target(struct ns *ns, const char *path, struct target *ret_t, struct errmsg *em)
 {
 	struct ns_inode inode;
 	struct target t = {.ino = NS_ROOT_INO};
