@@ -36,14 +36,14 @@
 static const struct setting_def analytics_settings[] = {
         {"samples", SETTING_UINT, "8192", 1024, 65536, NULL,
                 "blocks sampled for the miss-ratio curve, at most"},
-        {"one-in", SETTING_UINT, "20", 1, 100000, NULL,
+        {"one_in", SETTING_UINT, "20", 1, 100000, NULL,
                 "sample one block in this many to begin with"},
         {"within", SETTING_UINT, "5", 0, 50, NULL,
                 "recommend the smallest cache within this many percent of the best hit ratio"},
         {"region", SETTING_SIZE, "1M", 65536, 1ull << 30, NULL, "size of a region, a power of two"},
         {"regions", SETTING_UINT, "256", 16, 4096, NULL,
                 "counters of regions; the hottest 32 are shown"},
-        {"half-life", SETTING_DURATION, "10m", 1000000000ull, 86400000000000ull, NULL,
+        {"half_life", SETTING_DURATION, "10m", 1000000000ull, 86400000000000ull, NULL,
                 "after which a region's requests count half"},
         {"window", SETTING_DURATION, "5m", 1000000000ull, 86400000000000ull, NULL,
                 "of the working set"},
@@ -71,7 +71,7 @@ static struct heat_config heat_settings(const struct settings *s, uint64_t image
 	        .column_ns = settings_number(s, "interval"),
 	        .regions = (uint32_t)settings_number(s, "regions"),
 	        .region_shift = shift_of(settings_number(s, "region")),
-	        .half_life_ns = settings_number(s, "half-life"),
+	        .half_life_ns = settings_number(s, "half_life"),
 	        .image_bytes = image_bytes,
 	};
 }
@@ -93,7 +93,7 @@ int analytics_numbers_new(const struct stage_host *host, const struct settings *
 	n->memory_bytes = sizeof(*n) + shards_bytes(samples) + heat_bytes(&n->heat_config);
 	workset_init(&n->workset, settings_number(settings, "window"), host->now_ns());
 	int r = shards_new(
-	        host, samples, 1.0 / (double)settings_number(settings, "one-in"), &n->shards);
+	        host, samples, 1.0 / (double)settings_number(settings, "one_in"), &n->shards);
 	if (r == 0)
 		r = heat_new(host, &n->heat_config, host->now_ns(), &n->heat);
 	if (r < 0) {
