@@ -36,6 +36,7 @@
 
 #include "base/log.h"
 #include "fs/control/control.h"
+#include "fs/filter/keys.h"
 #include "fs/fuse/session.h"
 #include "fs/mountpoint.h"
 
@@ -244,6 +245,21 @@ static int daemon_filters(struct daemon *d, struct errmsg *em)
 	return 0;
 }
 
+/* Before anybody can open an image of them. */
+static int daemon_keys(struct daemon *d, struct errmsg *em)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < d->opt->n_keys && !r; i++) {
+		const char *path = strchr(d->opt->keys[i], ':') + 1;
+		CLEANUP(free_ptr) char *name =
+		        strndup(d->opt->keys[i], (size_t)(path - d->opt->keys[i]) - 1);
+		r = name ? keys_unlock_file(d->manager, name, path, em)
+		         : errmsg_set(em, -ENOMEM, "out of memory");
+	}
+	return r;
+}
+
 static int daemon_open(struct daemon *d, struct errmsg *em)
 {
 	int r = types_disable(d->opt->without, em);
@@ -263,7 +279,8 @@ static int daemon_open(struct daemon *d, struct errmsg *em)
 	if (r < 0)
 		return errmsg_set(
 		        em, r, "cannot read the top directory of '%s': %s", d->dir, strerror(-r));
-	return manager_start(d->manager, em);
+	r = manager_start(d->manager, em);
+	return r < 0 ? r : daemon_keys(d, em);
 }
 
 static int daemon_mount_session(struct daemon *d, struct errmsg *em)

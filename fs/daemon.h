@@ -14,6 +14,9 @@ struct mount_options {
 	unsigned fuse_threads;    /* 0: default */
 	/* Filter types that this mount does without: comma separated, or NULL. */
 	const char *without;
+	/* Keys to unlock: "NAME:FILE", FILE absolute. */
+	const char *const *keys;
+	unsigned n_keys;
 };
 
 /*

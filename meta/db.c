@@ -5,8 +5,9 @@
  * time: the writer to the txg thread, a reader to whoever took it from the pool (meta.c).
  *
  * All connections leave the WAL alone when they close and never checkpoint by themselves: when that
- * is done is decided in meta.c, by the writer.  secure_delete is off, since a distribution may have
- * it on by default and zeroing freed pages doubles the cost of node updates.
+ * is done is decided in meta.c, by the writer.  secure_delete is FAST: what is deleted or replaced is zeroed in the
+ * pages that are written anyway.  Pages that become free as a whole are not, since writing those as
+ * well doubles the cost of node updates: meta_scrub() overwrites them when it matters.
  */
 #include "meta/db.h"
 
@@ -79,6 +80,12 @@ static const char *const stmt_sql[STMT_COUNT] = {
         [STMT_SEGMENT_PUT] = "INSERT OR REPLACE INTO segment (" SEGMENT_COLUMNS ")"
                              " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [STMT_SEGMENT_DEL] = "DELETE FROM segment WHERE id = ?",
+        [STMT_PARKED_EACH] = "SELECT image, id, blob FROM parked WHERE (image, id) > (?, ?)"
+                             " ORDER BY image, id LIMIT 1",
+        [STMT_PARKED_PUT] = "INSERT OR REPLACE INTO parked (image, id, blob) VALUES (?, ?, ?)",
+        [STMT_PARKED_DEL] = "DELETE FROM parked WHERE image = ? AND id = ?",
+        [STMT_PARKED_DEL_ALL] = "DELETE FROM parked WHERE image = ?",
+        [STMT_PARKED_FILL] = "INSERT INTO parked (image, id, blob) VALUES (0, ?, zeroblob(?))",
         [STMT_INODE_GET] = "SELECT " INODE_COLUMNS " FROM inode WHERE ino = ?",
         [STMT_INODE_EACH] =
                 "SELECT " INODE_COLUMNS " FROM inode WHERE ino >= ? ORDER BY ino LIMIT ?",
@@ -266,7 +273,7 @@ static int configure(struct db *d, enum db_role role)
 	if (r < 0 || role == DB_READER)
 		return r;
 	sqlite3_wal_hook(d->handle, on_commit, d); /* instead of autocheckpoint's */
-	snprintf(sql, sizeof(sql), "PRAGMA secure_delete = OFF; PRAGMA journal_size_limit = %u;",
+	snprintf(sql, sizeof(sql), "PRAGMA secure_delete = FAST; PRAGMA journal_size_limit = %u;",
 	        WAL_KEEP_BYTES);
 	return db_exec(d, sql);
 }

@@ -31,6 +31,7 @@ struct dbvfs {
 	struct io_file *db, *wal; /* shared by all connections; opened by the first, NULL before */
 	bool dir_synced;          /* the files' names are durable */
 	bool wal_failed;
+	bool wiping; /* the writer's thread: dbvfs_wipe_mode() */
 
 	/* locks of the database file */
 	unsigned n_shared;

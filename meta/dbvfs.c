@@ -333,13 +333,32 @@ static int wal_write(sqlite3_file *file, const void *buf, int len, sqlite3_int64
 	return r < 0 ? io_failed(v->wal_name, "write", r, SQLITE_IOERR_WRITE) : SQLITE_OK;
 }
 
+/* Zeros from size on, synced. */
+static int wal_overwrite(struct dbvfs *v, uint64_t size)
+{
+	static const uint8_t zeros[64 << 10];
+	uint64_t end = 0;
+	int r = io_size(v->wal, &end);
+
+	for (uint64_t off = size; r == 0 && off < end; off += sizeof(zeros))
+		r = io_pwrite(v->wal, zeros, MIN(sizeof(zeros), end - off), off);
+	return r < 0 ? r : io_sync(v->wal);
+}
+
+void dbvfs_wipe_mode(struct dbvfs *v, bool on)
+{
+	v->wiping = on;
+}
+
 static int wal_truncate(sqlite3_file *file, sqlite3_int64 size)
 {
 	struct dbvfs *v = dbfile_of(file)->v;
 
 	if (v->read_only)
 		return SQLITE_READONLY;
-	const int r = io_truncate(v->wal, (uint64_t)size);
+	int r = v->wiping ? wal_overwrite(v, (uint64_t)size) : 0;
+	if (r == 0)
+		r = io_truncate(v->wal, (uint64_t)size);
 	return r < 0 ? io_failed(v->wal_name, "truncate", r, SQLITE_IOERR_TRUNCATE) : SQLITE_OK;
 }
 

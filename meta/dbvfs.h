@@ -43,5 +43,8 @@ bool dbvfs_wal_failed(struct dbvfs *v);
  */
 int dbvfs_scrub(struct dbvfs *v) MUST_CHECK;
 
+/* While on, what is cut off the WAL is overwritten with zeros first, durably. */
+void dbvfs_wipe_mode(struct dbvfs *v, bool on);
+
 void dbvfs_page_seal(uint8_t page[DBVFS_PAGE_SIZE], uint32_t number);
 bool dbvfs_page_good(const uint8_t page[DBVFS_PAGE_SIZE], uint32_t number);

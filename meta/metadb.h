@@ -48,3 +48,6 @@ int metadb_writer(struct metadb *m) MUST_CHECK;
 int metadb_checkpoint(struct metadb *m, int mode) MUST_CHECK;
 /* After a failed commit or sync: nothing begins before this has returned 0. */
 int metadb_scrub(struct metadb *m) MUST_CHECK;
+
+/* struct meta_ops.scrub (wipe.c). */
+int metadb_wipe(struct meta *meta) MUST_CHECK;

@@ -303,6 +303,57 @@ static int port_node_each(
 	return 0;
 }
 
+/* Copies the first parked record behind (*image, *id).  1: there is one, 0: none. */
+static int read_parked(
+        struct metadb *m, uint64_t *image, uint64_t *id, uint8_t **ret_blob, size_t *ret_len)
+{
+	const uint64_t after[] = {*image, *id};
+	struct db *d = NULL;
+	sqlite3_stmt *st = NULL;
+	int r = metadb_reader(m, &d);
+
+	if (r == 0)
+		r = db_stmt(d, STMT_PARKED_EACH, &st);
+	if (r == 0) {
+		db_bind_ints(st, 1, after, 2);
+		r = db_next(d, st);
+	}
+	if (r == 1) {
+		const void *blob = sqlite3_column_blob(st, 2);
+		const size_t len = (size_t)sqlite3_column_bytes(st, 2);
+
+		*image = db_u64(st, 0);
+		*id = db_u64(st, 1);
+		*ret_blob = blob ? malloc(len) : NULL;
+		if (*ret_blob)
+			memcpy(*ret_blob, blob, len);
+		else
+			r = blob ? -ENOMEM : -EIO;
+		*ret_len = len;
+		db_done(st);
+	}
+	metadb_reader_done(m, d);
+	return r;
+}
+
+static int port_parked_each(struct meta *meta, uint64_t image, parked_fn *fn, void *arg)
+{
+	uint64_t at = image, id = image ? 0 : UINT32_MAX; /* of image 0 are the scrub's fillings */
+	int r;
+
+	for (;;) {
+		CLEANUP(free_ptr) uint8_t *blob = NULL;
+		size_t len = 0;
+
+		r = read_parked(metadb_of(meta), &at, &id, &blob, &len);
+		if (r <= 0 || (image && at != image))
+			return MIN(r, 0);
+		r = fn(arg, at, id, blob, len);
+		if (r != 0)
+			return r;
+	}
+}
+
 /* --- writing --- */
 
 static int run_plain(struct metadb *m, enum db_stmt id)
@@ -423,6 +474,23 @@ static int port_segment_del(struct meta *meta, uint64_t id)
 	return put(meta, STMT_SEGMENT_DEL, &id, 1, NULL, 0);
 }
 
+static int port_parked_put(
+        struct meta *meta, uint64_t image, uint64_t id, const void *blob, size_t len)
+{
+	const uint64_t ints[] = {image, id};
+
+	ASSERT(image && id);
+	return put(meta, STMT_PARKED_PUT, ints, 2, blob, len);
+}
+
+static int port_parked_del(struct meta *meta, uint64_t image, uint64_t id)
+{
+	const uint64_t ints[] = {image, id};
+
+	return id ? put(meta, STMT_PARKED_DEL, ints, 2, NULL, 0)
+	          : put(meta, STMT_PARKED_DEL_ALL, ints, 1, NULL, 0);
+}
+
 static int port_state_put(struct meta *meta, const struct store_state *s)
 {
 	const uint64_t ints[] = {s->txg, s->next_segment, s->next_node, s->log_epoch,
@@ -446,6 +514,7 @@ const struct meta_ops metadb_ops = {
         .image_each = port_image_each,
         .segment_each = port_segment_each,
         .node_each = port_node_each,
+        .parked_each = port_parked_each,
         .begin = port_begin,
         .node_put = port_node_put,
         .node_del = port_node_del,
@@ -453,8 +522,11 @@ const struct meta_ops metadb_ops = {
         .image_del = port_image_del,
         .segment_put = port_segment_put,
         .segment_del = port_segment_del,
+        .parked_put = port_parked_put,
+        .parked_del = port_parked_del,
         .rows_apply = port_rows_apply,
         .state_put = port_state_put,
         .commit = port_commit,
         .rollback = port_rollback,
+        .scrub = metadb_wipe,
 };

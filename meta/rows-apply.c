@@ -74,6 +74,17 @@ static bool is_text(enum record_table table)
 	return table != RECORD_FILTER_STATE && table != RECORD_KEYSLOT;
 }
 
+/*
+ * A key slot that goes, or is replaced, leaves no copy in the pages: it may be removed because its
+ * passphrase is known.  Off again at once: for everything else it only costs.
+ */
+static int secure_delete(struct apply *a, const struct row *row, bool on)
+{
+	if (row->table != RECORD_KEYSLOT)
+		return 0;
+	return db_exec(a->d, on ? "PRAGMA secure_delete = ON" : "PRAGMA secure_delete = OFF");
+}
+
 static int apply_record_put(struct apply *a, const struct row *row)
 {
 	const uint64_t ints[] = {row->owner, row->id};
@@ -100,6 +111,18 @@ static int apply_record_del(struct apply *a, const struct row *row)
 	        false, false);
 }
 
+static int apply_record(struct apply *a, const struct row *row)
+{
+	const int r = secure_delete(a, row, true);
+
+	if (r < 0)
+		return r;
+	const int done =
+	        row->type == ROW_RECORD_PUT ? apply_record_put(a, row) : apply_record_del(a, row);
+	const int off = secure_delete(a, row, false);
+	return done < 0 ? done : off;
+}
+
 static int apply_row(struct apply *a, const struct row *row)
 {
 	switch (row->type) {
@@ -118,9 +141,8 @@ static int apply_row(struct apply *a, const struct row *row)
 	case ROW_XATTR_DEL:
 		return run(a->d, STMT_XATTR_DEL, &row->owner, 1, row, true, false);
 	case ROW_RECORD_PUT:
-		return apply_record_put(a, row);
 	case ROW_RECORD_DEL:
-		return apply_record_del(a, row);
+		return apply_record(a, row);
 	}
 	return -EIO;
 }

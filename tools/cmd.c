@@ -23,6 +23,7 @@ const struct command *const commands[] = {
         &cmd_images,
         &cmd_check,
         &cmd_gc,
+        &cmd_key,
         &cmd_analytics,
         &cmd_discover,
         &cmd_help,

@@ -19,6 +19,7 @@ enum option_kind {
 	KIND_NUMBER,  /* ours: a whole number */
 	KIND_SECONDS, /* ours: seconds, a decimal fraction allowed */
 	KIND_TYPES,   /* ours: names of filter types, added to those named before */
+	KIND_KEY,     /* ours: NAME:FILE, one more to unlock */
 	KIND_FLAG,    /* ours: takes no value */
 	KIND_FUSE,    /* passed on */
 	KIND_DROP,    /* for mount(8), fstab, systemd; or the default anyway */
@@ -56,6 +57,7 @@ static const struct option_rule rules[] = {
         {"threads=", KIND_NUMBER, OPT_THREADS, 1, 256},
         {"txg=", KIND_SECONDS, OPT_TXG, NS_PER_SEC / 10, 60 * NS_PER_SEC},
         {"without=", KIND_TYPES},
+        {"key=", KIND_KEY},
         {"ro", KIND_FLAG, OPT_RO},
         {"rw", KIND_FLAG, OPT_RW},
         {"allow_other", KIND_FLAG, OPT_ALLOW_OTHER},
@@ -242,6 +244,31 @@ static int type_add(struct mount_list *list, const char *name, struct errmsg *em
 	return word_add(&list->without, &list->opt.without, name, em);
 }
 
+/* The file's path is made absolute: the daemon works in another directory. */
+static int key_add(struct mount_list *list, const char *value, struct errmsg *em)
+{
+	const char *file = strchr(value, ':');
+	const unsigned n = list->opt.n_keys;
+
+	if (!file || file == value || !file[1])
+		return errmsg_set(em, -EINVAL,
+		        "mount option 'key=%s' is not NAME:FILE, as in 'key=vms:/etc/weir/vms.key'",
+		        value);
+	CLEANUP(free_ptr) char *path = realpath(file + 1, NULL);
+	if (!path)
+		return errmsg_set(
+		        em, -EINVAL, "cannot read key file '%s': %s", file + 1, strerror(errno));
+	char **keys = realloc(list->keys, (n + 1) * sizeof(*keys));
+	if (!keys)
+		return errmsg_set(em, -ENOMEM, "out of memory");
+	list->keys = keys;
+	list->opt.keys = (const char *const *)keys;
+	if (asprintf(&keys[n], "%.*s:%s", (int)(file - value), value, path) < 0)
+		return errmsg_set(em, -ENOMEM, "out of memory");
+	list->opt.n_keys++;
+	return 0;
+}
+
 static int word_take(struct mount_list *list, const char *word, struct errmsg *em)
 {
 	const struct option_rule *rule = rule_find(word);
@@ -260,6 +287,8 @@ static int word_take(struct mount_list *list, const char *word, struct errmsg *e
 		return word_add(&list->fuse, &list->opt.fuse_options, word, em);
 	case KIND_TYPES:
 		return type_add(list, value, em);
+	case KIND_KEY:
+		return key_add(list, value, em);
 	case KIND_FLAG:
 		flag_set(list, rule->which);
 		return 0;
@@ -297,5 +326,8 @@ void mount_list_release(struct mount_list *list)
 {
 	free(list->fuse);
 	free(list->without);
+	for (unsigned i = 0; i < list->opt.n_keys; i++)
+		free(list->keys[i]);
+	free(list->keys);
 	*list = (struct mount_list){0};
 }

@@ -9,8 +9,9 @@
 #include "fs/daemon.h"
 
 struct mount_list {
-	struct mount_options opt; /* fuse_options and without point here */
+	struct mount_options opt; /* fuse_options, without and keys point here */
 	char *fuse, *without;     /* owned */
+	char **keys;              /* owned */
 	bool sloppy;              /* unknown options are dropped, as mount -s asks for */
 };
 

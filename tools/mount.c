@@ -16,6 +16,7 @@
 	"  map=SIZE      cache of image maps\n"                                                    \
 	"  threads=N     commit workers (one a core)\n"                                            \
 	"  txg=SECONDS   commit at least this often while something is dirty\n"                    \
+	"  key=NAME:FILE unlock this key with a key file; may be repeated\n"                       \
 	"  ro            write nothing, not even to recover\n"                                     \
 	"  allow_other   let other users in, with permission checks\n"                             \
 	"  default_permissions, allow_root, noatime, nosuid, nodev, noexec, sync, max_read=N, "    \

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "fs/control/socket.h"
+#include "fs/control/wipe.h"
 
 #define REPLY_MAX (256u << 20) /* a list of a million images */
 
@@ -40,13 +41,14 @@ static int call_connect(const char *dir, int *ret_fd, struct errmsg *em)
 
 static int call_send(int fd, json_t *request, struct errmsg *em)
 {
-	CLEANUP(free_ptr) char *text = json_dumps(request, JSON_COMPACT);
+	char *text = json_dumps(request, JSON_COMPACT);
 
 	if (!text)
 		return errmsg_set(em, -ENOMEM, "out of memory");
 	int r = strlen(text) < CONTROL_LINE_MAX ? socket_send(fd, text, strlen(text)) : -EMSGSIZE;
 	if (!r)
 		r = socket_send(fd, "\n", 1);
+	wipe_text(text); /* may hold a secret */
 	return r < 0 ? errmsg_set(em, r, "cannot send to the daemon: %s", strerror(-r)) : 0;
 }
 

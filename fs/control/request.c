@@ -6,7 +6,7 @@
  * field is; an op says which of them it cannot do without.
  *
  * Secrets come as texts.  They are overwritten where they are kept, once the request is done; so
- * that parsing leaves no copy either, the JSON library frees through json_free_wiped (server.c).
+ * that parsing leaves no copy either, the JSON library frees through wipe.c.
  */
 #include "fs/control/control.h"
 

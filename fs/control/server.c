@@ -16,7 +16,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <malloc.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -30,6 +29,7 @@
 #include "base/log.h"
 #include "fs/control/socket.h"
 #include "fs/control/text.h"
+#include "fs/control/wipe.h"
 
 #define CLIENTS_MAX         16u
 #define CLIENT_IDLE_SECONDS 300
@@ -69,7 +69,7 @@ static void reply(struct client *cl, json_t *json)
 	if (!text || cl->deaf || socket_send(cl->fd, text, strlen(text)) < 0 ||
 	        socket_send(cl->fd, "\n", 1) < 0)
 		cl->deaf = true;
-	free(text);
+	wipe_text(text); /* may be a recovery key */
 }
 
 /* Takes result; NULL for none. */
@@ -322,14 +322,6 @@ static int server_begin(struct control_server *srv)
 	return -pthread_create(&srv->thread, NULL, server_main, srv);
 }
 
-/* Requests may carry secrets: what the JSON library gives back has nothing in it. */
-static void json_free_wiped(void *p)
-{
-	if (p)
-		explicit_bzero(p, malloc_usable_size(p));
-	free(p);
-}
-
 int control_server_start(
         const struct control_host *host, struct control_server **ret_srv, struct errmsg *em)
 {
@@ -337,7 +329,7 @@ int control_server_start(
 
 	if (!srv)
 		return errmsg_set(em, -ENOMEM, "out of memory");
-	json_set_alloc_funcs(malloc, json_free_wiped);
+	wipe_json(); /* requests may carry secrets */
 	srv->host = *host;
 	srv->dir_fd = srv->listen_fd = srv->wake_fd = -1;
 	for (unsigned i = 0; i < CLIENTS_MAX; i++)

@@ -6,7 +6,8 @@
  *	keys-change.c  create, add, remove, delete: changes of rows
  *	keys-unlock.c  unlock, lock
  *	keys-rotate.c  rotation, and the end of an old domain
- *	keys-ops.c     the requests of the control socket, and the list
+ *	keys-list.c    the list of keys
+ *	keys-ops.c     the requests of the control socket
  *	keys-env.c     the environment as the manager gives it
  *
  * Lock order: keys.op_lock (one operation at a time; held while scrypt runs), manager.lock and what
@@ -170,8 +171,7 @@ int keys_protect(struct keys *k, struct errmsg *em) MUST_CHECK;
 /* A number for a row or a domain. */
 int keys_number(struct keys *k, uint32_t *ret_number, struct errmsg *em) MUST_CHECK;
 /* Says why slots_open failed; returns err. */
-int key_refuse_secret(
-        const char *name, const struct secret *s, int err, struct errmsg *em) MUST_CHECK;
+int key_refuse_secret(const char *name, const struct secret *s, int err, struct errmsg *em);
 /* The domain's key leaves the memory; 0 also when it is not there.  env.lock held. */
 int key_domain_forget(struct keys *k, uint32_t domain, struct errmsg *em) MUST_CHECK;
 

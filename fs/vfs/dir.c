@@ -93,15 +93,42 @@ int link_drop(struct vfs *v, struct vnode *vn)
 	return r;
 }
 
-/* A file that keeps other names gets a row with its link count: see vfs.c. */
-int link_settle(struct vfs *v, struct vnode *vn)
+/* Does it keep a name when it loses one, and may its size differ from what is durable? */
+static bool link_needs_hold(struct vnode *vn)
 {
-	return !S_ISDIR(vn->type) && vnode_nlink(vn) > 1 ? vnode_settle(v, vn) : 0;
+	return S_ISREG(vn->type) && vnode_nlink(vn) > 1;
 }
 
-bool link_may_drop(struct vfs *v, struct vnode *vn)
+int link_hold(struct vfs *v, uint64_t dir, const char *name, struct link_hold *ret_hold)
 {
-	return S_ISDIR(vn->type) || vnode_nlink(vn) == 1 || vnode_settled(v, vn);
+	struct link_hold h = {0};
+	int r = child_get(v, dir, name, &h.vn);
+
+	if (r < 0 && r != -ENOENT)
+		return r;
+	if (h.vn && link_needs_hold(h.vn)) {
+		r = vnode_size_hold(v, h.vn);
+		if (r < 0) {
+			vnode_put(v, h.vn);
+			return r;
+		}
+		h.held = true;
+	}
+	*ret_hold = h;
+	return 0;
+}
+
+bool link_held(struct link_hold *hold, struct vnode *vn)
+{
+	return vn == hold->vn && (hold->held || !vn || !link_needs_hold(vn));
+}
+
+void link_release(struct vfs *v, struct link_hold *hold)
+{
+	if (hold->held)
+		vnode_size_release(hold->vn);
+	if (hold->vn)
+		vnode_put(v, hold->vn);
 }
 
 /* Takes back what link_drop did, when something after it failed. */
@@ -356,32 +383,15 @@ static int link_locked(struct vfs *v, struct vnode *vn, struct vnode *dir, const
 	if (vn->attr.nlink >= VFS_LINK_MAX)
 		return -EMLINK;
 	store_enter(v->store);
-	r = vnode_settled(v, vn) ? link_rows(v, vn, dir, name) : -EAGAIN;
+	r = link_rows(v, vn, dir, name);
 	store_leave(v->store);
-	return r;
-}
-
-static int link_try(struct vfs *v, struct vnode *vn, uint64_t dir_ino, const char *name)
-{
-	struct vnode *dir;
-	int r = vnode_settle(v, vn);
-
-	if (r < 0)
-		return r;
-	pthread_mutex_lock(&v->tree);
-	r = dir_get(v, dir_ino, &dir);
-	if (!r) {
-		r = link_locked(v, vn, dir, name);
-		vnode_put(v, dir);
-	}
-	pthread_mutex_unlock(&v->tree);
 	return r;
 }
 
 int vfs_link(struct vfs *v, uint64_t ino, uint64_t dir_ino, const char *name,
         struct vfs_entry *ret_entry)
 {
-	struct vnode *vn;
+	struct vnode *vn, *dir;
 	int r = name_check(name);
 
 	if (!r)
@@ -390,9 +400,19 @@ int vfs_link(struct vfs *v, uint64_t ino, uint64_t dir_ino, const char *name,
 		r = vnode_get(v, ino, &vn);
 	if (r < 0)
 		return r;
-	r = -EAGAIN;
-	for (unsigned i = 0; i < SETTLE_TRIES && r == -EAGAIN; i++)
-		r = link_try(v, vn, dir_ino, name);
+	r = vnode_size_hold(v, vn);
+	if (r < 0) {
+		vnode_put(v, vn);
+		return r;
+	}
+	pthread_mutex_lock(&v->tree);
+	r = dir_get(v, dir_ino, &dir);
+	if (!r) {
+		r = link_locked(v, vn, dir, name);
+		vnode_put(v, dir);
+	}
+	pthread_mutex_unlock(&v->tree);
+	vnode_size_release(vn);
 	if (!r)
 		vnode_entry(v, vn, ret_entry);
 	vnode_put(v, vn);
@@ -435,50 +455,40 @@ int removable(struct vfs *v, struct vnode *vn, bool want_dir)
 	return empty ? 0 : -ENOTEMPTY;
 }
 
-static int remove_locked(
-        struct vfs *v, struct vnode *dir, const char *name, bool want_dir, struct vnode **ret_vn)
+static int remove_locked(struct vfs *v, struct vnode *dir, const char *name, bool want_dir,
+        struct link_hold *hold, struct vnode **ret_vn)
 {
 	struct vnode *vn;
 	int r = child_get(v, dir->ino, name, &vn);
 
 	if (r < 0)
 		return r;
-	r = removable(v, vn, want_dir);
+	r = link_held(hold, vn) ? removable(v, vn, want_dir) : -EAGAIN;
 	if (!r) {
 		store_enter(v->store);
-		r = link_may_drop(v, vn) ? remove_rows(v, dir, name, vn) : -EAGAIN;
+		r = remove_rows(v, dir, name, vn);
 		store_leave(v->store);
 	}
 	*ret_vn = vn; /* to be put when the tree is open again: that may remove a big file */
 	return r;
 }
 
-static int settle_child(struct vfs *v, uint64_t dir, const char *name)
-{
-	struct vnode *vn;
-	int r = child_get(v, dir, name, &vn);
-
-	if (r < 0)
-		return r;
-	r = link_settle(v, vn);
-	vnode_put(v, vn);
-	return r;
-}
-
 static int remove_try(struct vfs *v, uint64_t dir_ino, const char *name, bool want_dir)
 {
 	struct vnode *dir, *vn = NULL;
-	int r = settle_child(v, dir_ino, name);
+	struct link_hold hold;
+	int r = link_hold(v, dir_ino, name, &hold);
 
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&v->tree);
 	r = dir_get(v, dir_ino, &dir);
 	if (!r) {
-		r = remove_locked(v, dir, name, want_dir, &vn);
+		r = remove_locked(v, dir, name, want_dir, &hold, &vn);
 		vnode_put(v, dir);
 	}
 	pthread_mutex_unlock(&v->tree);
+	link_release(v, &hold);
 	if (vn)
 		vnode_put(v, vn);
 	return r;
@@ -493,7 +503,7 @@ static int remove_name(struct vfs *v, uint64_t dir, const char *name, bool want_
 	if (r < 0)
 		return r;
 	r = -EAGAIN;
-	for (unsigned i = 0; i < SETTLE_TRIES && r == -EAGAIN; i++)
+	for (unsigned i = 0; i < HOLD_TRIES && r == -EAGAIN; i++)
 		r = remove_try(v, dir, name, want_dir);
 	return r;
 }

@@ -15,13 +15,18 @@ int child_get(struct vfs *v, uint64_t dir, const char *name, struct vnode **ret_
 int removable(struct vfs *v, struct vnode *vn, bool want_dir) MUST_CHECK;
 
 /*
- * A file loses a name.  Outside the gate, holding nothing: makes what its row would carry durable,
- * if it keeps other names.  Then, inside: is that still so?  If not, all over again (-EAGAIN), a
- * few times.
+ * A file that is about to lose a name and keeps others gets a row with its link count: see vfs.c.
+ * Outside the gate, holding nothing; release it also when it had nothing to hold.  With vfs.tree held
+ * link_held() says whether vn, found then, is what is held; if not, all over again.
  */
-int link_settle(struct vfs *v, struct vnode *vn) MUST_CHECK;
-bool link_may_drop(struct vfs *v, struct vnode *vn);
-#define SETTLE_TRIES 8u
+struct link_hold {
+	struct vnode *vn; /* referenced; NULL: there was no such name */
+	bool held;
+};
+int link_hold(struct vfs *v, uint64_t dir, const char *name, struct link_hold *ret_hold) MUST_CHECK;
+bool link_held(struct link_hold *hold, struct vnode *vn);
+void link_release(struct vfs *v, struct link_hold *hold);
+#define HOLD_TRIES 8u
 
 /* --- inside the gate, with vfs.tree held --- */
 /* Names of dir changed; subdirs came (> 0) or went (< 0). */

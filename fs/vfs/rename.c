@@ -122,33 +122,21 @@ static int rename_locked(struct vfs *v, const struct rename *rn, unsigned flags)
 
 	if (r < 0 || rn->vn == rn->target)
 		return r; /* two names of one file: nothing happens, as POSIX has it */
-	const bool exchange = flags & RENAME_EXCHANGE;
 	store_enter(v->store);
-	const bool may = exchange || !rn->target || link_may_drop(v, rn->target);
-	if (may)
-		r = exchange ? exchange_rows(v, rn) : replace_rows(v, rn);
+	r = flags & RENAME_EXCHANGE ? exchange_rows(v, rn) : replace_rows(v, rn);
 	store_leave(v->store);
-	if (!may)
-		return -EAGAIN;
 	if (r < 0)
 		log_error("rename of '%s' to '%s' failed half way: %s", rn->name, rn->to_name,
 		        strerror(-r));
 	return r;
 }
 
-/* Flushes what is to replace another file, and that one if it keeps other names. */
-static int flush_both(
-        struct vfs *v, uint64_t dir, const char *name, uint64_t to_dir, const char *to_name)
+/* Flushes what is to take the name of another file. */
+static int flush_source(struct vfs *v, uint64_t dir, const char *name)
 {
 	struct vnode *vn;
-	int r = child_get(v, to_dir, to_name, &vn);
+	int r = child_get(v, dir, name, &vn);
 
-	if (r < 0)
-		return r == -ENOENT ? 0 : r;
-	r = link_settle(v, vn);
-	vnode_put(v, vn);
-	if (!r)
-		r = child_get(v, dir, name, &vn);
 	if (r < 0)
 		return r;
 	r = vnode_settle(v, vn);
@@ -156,20 +144,33 @@ static int flush_both(
 	return r;
 }
 
-static int rename_try(
-        struct vfs *v, uint64_t dir, uint64_t to_dir, struct rename *rn, unsigned flags)
+static int rename_held(struct vfs *v, uint64_t dir, uint64_t to_dir, struct rename *rn,
+        struct link_hold *hold, unsigned flags)
 {
-	int r = 0;
+	int r = hold->vn ? flush_source(v, dir, rn->name) : 0;
 
-	if (!(flags & RENAME_NOREPLACE))
-		r = flush_both(v, dir, rn->name, to_dir, rn->to_name);
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&v->tree);
 	r = rename_resolve(v, dir, to_dir, rn);
+	if (!r && !link_held(hold, rn->target))
+		r = -EAGAIN;
 	if (!r)
 		r = rename_locked(v, rn, flags);
 	pthread_mutex_unlock(&v->tree);
+	return r;
+}
+
+static int rename_try(
+        struct vfs *v, uint64_t dir, uint64_t to_dir, struct rename *rn, unsigned flags)
+{
+	struct link_hold hold;
+	int r = link_hold(v, to_dir, rn->to_name, &hold);
+
+	if (r < 0)
+		return r;
+	r = rename_held(v, dir, to_dir, rn, &hold, flags);
+	link_release(v, &hold);
 	return r;
 }
 
@@ -187,7 +188,7 @@ int vfs_rename(struct vfs *v, uint64_t dir, const char *name, uint64_t to_dir, c
 	if (r < 0)
 		return r;
 	r = -EAGAIN;
-	for (unsigned i = 0; i < SETTLE_TRIES && r == -EAGAIN; i++) {
+	for (unsigned i = 0; i < HOLD_TRIES && r == -EAGAIN; i++) {
 		struct rename rn = {.name = name, .to_name = to_name};
 		r = rename_try(v, dir, to_dir, &rn, flags);
 		rename_release(v, &rn); /* may remove the file that was replaced */

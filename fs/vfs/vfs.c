@@ -25,8 +25,8 @@
  * would carry a size along: the present one would become durable before its content when somebody
  * else flushes, an older one would undo what a group has committed meanwhile.  The exception is the
  * link count, which must be durable with the names that it counts: link() and unlink() of one name
- * among several flush the file first (vnode_settle), and do so again if a group was frozen between
- * that and their gate section (vnode_settled): the size that their row carries is that group's then.
+ * among several flush the file first, and keep its content as it is until that row is put
+ * (vnode_size_hold): whatever is frozen meanwhile, the size in the row is durable.
  */
 #include "fs/vfs/vnode.h"
 

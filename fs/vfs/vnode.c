@@ -326,27 +326,14 @@ int vnode_changed(struct vfs *v, struct vnode *vn)
 	return 0;
 }
 
-/* With vn->lock held, inside the gate: is the last row's size in a group that may be uncommitted? */
-static bool size_frozen(struct vfs *v, const struct vnode *vn)
-{
-	/* At most one frozen group is under way. */
-	return vn->frozen_txg && vn->frozen_txg + 1 >= store_txg(v->store);
-}
-
-bool vnode_settled(struct vfs *v, struct vnode *vn)
-{
-	pthread_mutex_lock(&vn->lock);
-	const bool settled = !S_ISREG(vn->type) || !size_frozen(v, vn);
-	pthread_mutex_unlock(&vn->lock);
-	return settled;
-}
-
 /* May content or size of it be in a group that is not committed, and not in the log? */
 static bool vnode_unsettled(struct vfs *v, struct vnode *vn)
 {
 	store_enter(v->store);
 	pthread_mutex_lock(&vn->lock);
-	const bool unsettled = vn->dirty || size_frozen(v, vn);
+	/* At most one frozen group is under way. */
+	const bool frozen = vn->frozen_txg && vn->frozen_txg + 1 >= store_txg(v->store);
+	const bool unsettled = vn->dirty || frozen;
 	pthread_mutex_unlock(&vn->lock);
 	store_leave(v->store);
 	return unsettled;
@@ -364,6 +351,23 @@ int vnode_settle(struct vfs *v, struct vnode *vn)
 	r = file_flush(v, vn); /* our own: the stack does not see it */
 	vnode_image_put(vn);
 	return r;
+}
+
+int vnode_size_hold(struct vfs *v, struct vnode *vn)
+{
+	if (!S_ISREG(vn->type))
+		return 0;
+	pthread_rwlock_wrlock(&vn->io);
+	const int r = vnode_settle(v, vn);
+	if (r < 0)
+		pthread_rwlock_unlock(&vn->io);
+	return r;
+}
+
+void vnode_size_release(struct vnode *vn)
+{
+	if (S_ISREG(vn->type))
+		pthread_rwlock_unlock(&vn->io);
 }
 
 int vnode_unlinked(struct vfs *v, struct vnode *vn)

@@ -153,8 +153,12 @@ int vnode_put_row(struct vfs *v, struct vnode *vn) MUST_CHECK;
 int vnode_changed(struct vfs *v, struct vnode *vn) MUST_CHECK;
 /* Makes content and size of a regular file durable, before a row with its link count is put. */
 int vnode_settle(struct vfs *v, struct vnode *vn) MUST_CHECK;
-/* Inside the gate: was it settled after the last group's freeze, so that its row may be put? */
-bool vnode_settled(struct vfs *v, struct vnode *vn);
+/*
+ * The same, and until vnode_size_release() content and size stay as they are: an operation lock,
+ * taken before vfs.tree.  Of what is no regular file nothing is held.
+ */
+int vnode_size_hold(struct vfs *v, struct vnode *vn) MUST_CHECK;
+void vnode_size_release(struct vnode *vn);
 /* With vn->lock held, inside the gate: it has no name any more; its row is put, and not again. */
 int vnode_unlinked(struct vfs *v, struct vnode *vn) MUST_CHECK;
 /* Takes vn->lock. */

@@ -398,6 +398,46 @@ void cache_drop(struct cache *c, uint64_t loc)
 	pthread_mutex_unlock(&p.shard->lock);
 }
 
+static bool segment_listed(const uint64_t *segments, size_t n, uint64_t segment)
+{
+	size_t lo = 0, hi = n;
+
+	while (lo < hi) {
+		const size_t mid = lo + (hi - lo) / 2;
+		if (segments[mid] < segment)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo < n && segments[lo] == segment;
+}
+
+/* Shard lock held. */
+static void queue_drop(struct cache *c, const struct queue *q, const uint64_t *segments, size_t n)
+{
+	uint32_t slot = q->head;
+
+	for (uint32_t i = 0; i < q->len; i++, slot = entry_of(c, slot)->next) {
+		const struct entry *e = entry_of(c, slot);
+		if (!e->loc || !segment_listed(segments, n, loc_segment(e->loc)))
+			continue;
+		chain_remove(c, place_of(c, e->loc).head, slot);
+		if (atomic_load_explicit(&e->refs, memory_order_acquire) == 0)
+			memset(c->arena + (uint64_t)(slot - 1) * CHUNK_SIZE, 0, CHUNK_SIZE);
+	}
+}
+
+void cache_drop_segments(struct cache *c, const uint64_t *segments, size_t n)
+{
+	for (uint32_t i = 0; i < c->n_shards; i++) {
+		struct shard *s = &c->shards[i];
+		pthread_mutex_lock(&s->lock);
+		queue_drop(c, &s->small, segments, n);
+		queue_drop(c, &s->main, segments, n);
+		pthread_mutex_unlock(&s->lock);
+	}
+}
+
 void cache_stats_get(struct cache *c, struct cache_stats *ret_stats)
 {
 	struct cache_stats st = {.limit_bytes = c->limit_bytes};

@@ -41,4 +41,9 @@ struct cache_ref cache_ref_again(struct cache *c, const struct cache_ref *ref);
  */
 bool cache_insert(struct cache *c, uint64_t loc, const void *data, struct cache_ref *ret_ref);
 void cache_drop(struct cache *c, uint64_t loc);
+/*
+ * Drops all chunks of these segments (ids, ascending), and overwrites their content where nobody
+ * holds a reference to it.
+ */
+void cache_drop_segments(struct cache *c, const uint64_t *segments, size_t n);
 void cache_stats_get(struct cache *c, struct cache_stats *ret_stats);

@@ -8,6 +8,11 @@
  * then; a flush too large for that (FLUSH_LOG_BYTES_MAX) commits the transaction group instead,
  * which writes the data once, compressed, to segments.
  *
+ * Content of an image in a crypto domain is sealed: its records are gathered in plain, and each time
+ * enough of them are there, or it was the last, they go into the batch as one sealed record.  Punches
+ * are gathered with them, for the order and since they tell what is used.  Deletions and rows stay
+ * in the clear.
+ *
  * Capturing clears the "unlogged" marks.  If the batch then does not reach the disk, the marks no
  * longer tell the truth: the log stays disabled (flushes commit groups) until the group that was
  * open at that time is committed, which makes all of it durable the other way.
@@ -18,6 +23,7 @@
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "store/ilog-format.h"
 #include "store/store-priv.h"
 
 #define REPLACE_NS NS_PER_SEC
@@ -39,7 +45,49 @@ struct capture {
 	uint64_t txg;
 	struct ov_leaf *leaf;
 	unsigned at; /* chunk in the leaf */
+	const struct crypto_domain *crypto; /* NULL: not sealed */
+	size_t plain_len;                   /* gathered in flush.plain */
+	uint32_t flags;                     /* of them, ILOG_SEALED_* */
 };
+
+/* Puts what was gathered into the batch. */
+static int seal_gathered(struct capture *c)
+{
+	const struct ilog_seal how = {.domain = c->crypto,
+	        .txg = c->txg,
+	        .image = c->image->id,
+	        .flags = c->flags};
+
+	if (c->plain_len == 0)
+		return 0;
+	const int r = ilog_batch_add_sealed(
+	        c->store->log, &how, c->store->flush.plain, c->plain_len);
+	if (r < 0)
+		return r;
+	c->plain_len = 0;
+	c->flags = 0;
+	return 0;
+}
+
+/* Room for a record, in the batch or to be sealed; *ret_data: for its data, if it has any. */
+static int reserve(struct capture *c, const struct ilog_record *rec, void **ret_data)
+{
+	const size_t size = ilog_record_size(rec);
+
+	if (!c->crypto && !ilog_record_has_data(rec->type))
+		return ilog_batch_add(c->store->log, rec);
+	if (!c->crypto)
+		return ilog_batch_reserve(c->store->log, rec, ret_data);
+	ASSERT(size <= ILOG_SEALED_PLAIN_MAX);
+	if (c->plain_len + size > ILOG_SEALED_PLAIN_MAX) {
+		const int r = seal_gathered(c);
+		if (r < 0)
+			return r;
+	}
+	*ret_data = ilog_record_encode(rec, c->store->flush.plain + c->plain_len);
+	c->plain_len += size;
+	return 0;
+}
 
 static int add_range(struct capture *c, enum ilog_type type, uint64_t off, uint64_t len)
 {
@@ -48,7 +96,8 @@ static int add_range(struct capture *c, enum ilog_type type, uint64_t off, uint6
 	        .image = c->image ? c->image->id : 0,
 	        .off = off,
 	        .len = len};
-	return ilog_batch_add(c->store->log, &rec);
+	void *none;
+	return reserve(c, &rec, &none);
 }
 
 static uint64_t capture_off(const struct capture *c)
@@ -91,12 +140,22 @@ static int add_data(struct capture *c, unsigned n)
 	        .off = capture_off(c),
 	        .len = (uint64_t)n * CHUNK_SIZE};
 	void *to;
-	const int r = ilog_batch_reserve(c->store->log, &rec, &to);
+	const int r = reserve(c, &rec, &to);
 
 	for (unsigned i = 0; r == 0 && i < n; i++)
 		memcpy((uint8_t *)to + (size_t)i * CHUNK_SIZE,
 		        slot_buf(c->leaf->slots[c->at + i])->data, CHUNK_SIZE);
 	return r;
+}
+
+/* What the collector must know of a sealed record. */
+static void share_flags(struct capture *c, uint64_t entry)
+{
+	if (!c->crypto)
+		return;
+	c->flags |= ILOG_SEALED_SHARES;
+	if (domain_of_segment(c->store, loc_segment(entry_loc(entry))) != c->crypto->id)
+		c->flags |= ILOG_SEALED_FOREIGN;
 }
 
 static int add_share(struct capture *c, const uint64_t *entries, unsigned n)
@@ -107,10 +166,12 @@ static int add_share(struct capture *c, const uint64_t *entries, unsigned n)
 	        .off = capture_off(c),
 	        .len = (uint64_t)n * 8};
 	void *to;
-	const int r = ilog_batch_reserve(c->store->log, &rec, &to);
+	const int r = reserve(c, &rec, &to);
 
-	for (unsigned i = 0; r == 0 && i < n; i++)
+	for (unsigned i = 0; r == 0 && i < n; i++) {
 		put_u64((uint8_t *)to + (size_t)i * 8, entries[i]);
+		share_flags(c, entries[i]);
+	}
 	return r;
 }
 
@@ -121,9 +182,13 @@ static int add_bytes(void *arg, unsigned off, unsigned len)
 	        .txg = c->txg,
 	        .image = c->image->id,
 	        .off = capture_off(c) + off,
-	        .len = len,
-	        .data = slot_buf(c->leaf->slots[c->at])->data + off};
-	return ilog_batch_add(c->store->log, &rec);
+	        .len = len};
+	void *to;
+	const int r = reserve(c, &rec, &to);
+
+	if (r == 0)
+		memcpy(to, slot_buf(c->leaf->slots[c->at])->data + off, len);
+	return r;
 }
 
 static int add_partial(struct capture *c, const struct buf *b)
@@ -198,6 +263,37 @@ static int add_delete(struct store *s, struct image *img, uint64_t txg)
 	return r;
 }
 
+/* image.lock held. */
+static int add_content(struct capture *c, struct image_group *ig)
+{
+	int r = add_punches(c, ig);
+
+	while (r == 0 && ig->unlogged) {
+		struct ov_leaf *l = ig->unlogged;
+		r = add_leaf(c, l);
+		if (r == 0) {
+			ig->unlogged = l->unlogged_next;
+			l->on_unlogged = false;
+		}
+	}
+	return r < 0 ? r : seal_gathered(c);
+}
+
+/* The key that an image's records are to be sealed with, or NULL. */
+static int capture_key(struct store *s, struct image *img, const struct crypto_domain **ret_crypto)
+{
+	const uint32_t domain = image_policy(img).domain;
+
+	if (domain == 0)
+		return 0;
+	if (!s->flush.plain)
+		s->flush.plain = malloc(ILOG_SEALED_PLAIN_MAX);
+	if (!s->flush.plain)
+		return -ENOMEM;
+	*ret_crypto = keyring_get(s->keyring, domain);
+	return *ret_crypto ? 0 : -ENOKEY;
+}
+
 static int add_image(struct store *s, struct image *img, uint64_t txg)
 {
 	struct image_group *ig = &img->groups[txg & 1];
@@ -205,15 +301,11 @@ static int add_image(struct store *s, struct image *img, uint64_t txg)
 
 	pthread_mutex_lock(&img->lock);
 	int r = add_delete(s, img, txg);
-	if (r == 0)
-		r = add_punches(&c, ig);
-	while (r == 0 && ig->unlogged) {
-		struct ov_leaf *l = ig->unlogged;
-		r = add_leaf(&c, l);
-		if (r == 0) {
-			ig->unlogged = l->unlogged_next;
-			l->on_unlogged = false;
-		}
+	if (r == 0 && (ig->unlogged || ig->punches.n)) {
+		r = capture_key(s, img, &c.crypto);
+		if (r == 0)
+			r = add_content(&c, ig);
+		keyring_put(s->keyring, c.crypto);
 	}
 	if (r == 0)
 		atomic_store_explicit(&ig->unlogged_bytes, 0, memory_order_relaxed);
@@ -326,7 +418,7 @@ static void disable_log(struct store *s)
 static bool log_disabled(struct store *s)
 {
 	pthread_mutex_lock(&s->flush.lock);
-	const bool disabled = s->flush.disabled_until != 0;
+	const bool disabled = s->flush.disabled_until != 0 || s->flush.wiping;
 	pthread_mutex_unlock(&s->flush.lock);
 	return disabled;
 }
@@ -405,6 +497,31 @@ int store_flush(struct store *s, struct image *img)
 	}
 	pthread_mutex_unlock(&f->lock);
 	return w.result;
+}
+
+int flush_wipe(struct store *s)
+{
+	struct flush_control *f = &s->flush;
+
+	pthread_mutex_lock(&f->lock);
+	const bool busy = f->wiping;
+	f->wiping = true; /* from now on nobody writes to the log */
+	while (!busy && f->leading)
+		flush_wait(f);
+	pthread_mutex_unlock(&f->lock);
+	if (busy)
+		return -EBUSY;
+	int r = store_sync(s); /* nothing in it matters any more */
+	if (r == 0 && ilog_poisoned(s->log))
+		r = -EIO; /* it is about to be replaced */
+	if (r == 0) {
+		ilog_batch_begin(s->log);
+		r = ilog_wipe(s->log);
+	}
+	pthread_mutex_lock(&f->lock);
+	f->wiping = false;
+	pthread_mutex_unlock(&f->lock);
+	return r;
 }
 
 /*

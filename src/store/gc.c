@@ -14,6 +14,10 @@
  * An entry that a walk misses because it was moved was marked where it went.  One removed after it
  * was marked is garbage until the next collection.
  *
+ * Leaves of locked crypto domains, and records that wait for their keys, cannot be looked into.  All
+ * segments of such a domain are taken as live; if one of those leaves or records says that it refers
+ * to segments of other domains, so are all segments there are.  Nodes are swept all the same.
+ *
  * Large stores are collected in several passes over ranges of segments, so that the marks stay
  * within PASS_SEGMENTS.  A damaged map node hides what is below it: then nothing is freed.
  *
@@ -59,7 +63,16 @@ struct gc_marks {
 	uint64_t linger_txg; /* marks_lock; see end_marks(); 0: the pass is not over */
 };
 
+/* What cannot be looked into in this pass: segments of these domains are left alone. */
+#define LOCKED_MAX 64u
+struct locked {
+	uint32_t domains[LOCKED_MAX];
+	unsigned n;
+	bool all; /* segments of any domain */
+};
+
 struct pass {
+	struct locked locked;
 	struct store *store;
 	struct gc_marks *marks;
 	bool full;
@@ -120,6 +133,36 @@ static void entry_dropped(void *arg, uint64_t entry)
 	atomic_fetch_add_explicit(&s->gc.dead_estimate, 1, memory_order_relaxed);
 }
 
+/* --- what is locked --- */
+
+static bool locked_has(const struct locked *l, uint32_t domain)
+{
+	bool has = l->all;
+
+	for (unsigned i = 0; i < l->n && !has; i++)
+		has = l->domains[i] == domain;
+	return has;
+}
+
+static void locked_add(void *arg, uint32_t domain, bool foreign)
+{
+	struct pass *p = arg;
+	struct locked *l = &p->locked;
+
+	l->all = l->all || foreign || (l->n == LOCKED_MAX && !locked_has(l, domain));
+	if (!locked_has(l, domain))
+		l->domains[l->n++] = domain;
+}
+
+static int locked_leaf(void *arg, uint64_t first_chunk, uint32_t domain, bool foreign)
+{
+	struct pass *p = arg;
+
+	(void)first_chunk;
+	locked_add(p, domain, foreign);
+	return p->store->stopping ? -EINTR : 0;
+}
+
 /* --- mark --- */
 
 static int mark_node(void *arg, uint64_t node, unsigned level)
@@ -150,13 +193,13 @@ static int mark_leaf(void *arg, uint64_t first_chunk, const uint64_t *entries)
 static int mark_image(void *arg, const struct image_row *row)
 {
 	struct pass *p = arg;
-	struct image *img;
-	int r = store_image_open(p->store, row->image, &img);
+	struct map *map;
+	int r = map_open(p->store->maps, row->image, &map);
 
 	if (r < 0)
 		return r;
-	r = map_walk(img->map, mark_node, mark_leaf, p);
-	store_image_close(img);
+	r = map_walk_locked(map, mark_node, mark_leaf, locked_leaf, p);
+	map_close(map);
 	if (r == -EIO) {
 		p->damaged = true;
 		r = 0;
@@ -178,12 +221,14 @@ static int sweep_segment(
 {
 	struct segments *ss = p->store->segments;
 	const struct slotset *set = &p->marks->set;
-	const unsigned live = slotset_count(set, i);
+	const bool locked = locked_has(&p->locked, row->domain);
+	const unsigned live = locked ? row->slots : slotset_count(set, i);
 	uint64_t written = 0;
 
+	p->report->segments_locked += locked;
 	p->report->live_chunks += live;
 	p->report->dead_chunks += row->slots > live ? row->slots - live : 0;
-	if (row->state == SEGMENT_OPEN)
+	if (row->state == SEGMENT_OPEN || locked)
 		return 0;
 	if (live == 0) {
 		p->report->segments_freed++;
@@ -192,7 +237,9 @@ static int sweep_segment(
 	}
 	/* live_chunks of the row: what the present generation holds. */
 	const unsigned held = MIN(row->live_chunks, row->slots);
-	if (held > live && (p->full || live * 100 < held * REWRITE_PERCENT)) {
+	/* Asked first: what is wholly alive is done with. */
+	if (segments_wipe_wanted(ss, row->id, live) ||
+	        (held > live && (p->full || live * 100 < held * REWRITE_PERCENT))) {
 		const int r = segments_rewrite(ss, row->id, &set->bits[i], NULL, 0, &written);
 		if (r == 0) {
 			p->report->segments_rewritten++;
@@ -201,7 +248,8 @@ static int sweep_segment(
 		}
 		/* Unreadable or busy: it keeps its space for now; check names what is damaged.  No space:
 		 * there may be segments yet that need none to be freed. */
-		return r == -EIO || r == -EUCLEAN || r == -EBUSY || r == -ENOSPC || r == -EDQUOT
+		return r == -EIO || r == -EUCLEAN || r == -EBUSY || r == -ENOSPC || r == -EDQUOT ||
+		                       r == -ENOKEY
 		               ? 0
 		               : r;
 	}
@@ -317,6 +365,8 @@ static int run_marked(struct pass *p)
 	int r = commit(s);
 
 	p->images_done = p->images_total = 0;
+	p->locked = (struct locked){.n = 0};
+	parked_shares(s, locked_add, p); /* those that are applied meanwhile count, too */
 	if (r == 0)
 		r = m->ops->image_each(m, count_image, &p->images_total);
 	if (r == 0)

@@ -6,6 +6,10 @@
  * What pads a batch to IO_ALIGN is void: a write torn there is still whole.  A batch says where it
  * is, so a misdirected one is not taken for the right one.
  *
+ * A sealed record's ciphertext is bound to all that stands before it: image, group, domain, length,
+ * epoch, sequence and number.  So one cannot be put elsewhere in the log, nor its domain or flags
+ * be changed, by somebody without the key.
+ *
  * Everything here is stateless.
  */
 #include <errno.h>
@@ -117,10 +121,22 @@ int ilog_batch_decode(const struct ilog_hasher *h, const uint8_t buf[ILOG_BATCH_
 	return 0;
 }
 
+/* Was this record sealed for this batch, as the number-th in it? */
+static bool sealed_belongs(
+        const struct ilog_batch *b, const struct ilog_record *rec, uint32_t number)
+{
+	struct ilog_sealed s;
+
+	if (ilog_sealed_decode(rec, &s) < 0)
+		return false;
+	return s.epoch == b->epoch && b->seq - s.seq <= 1 && s.number == number;
+}
+
 int ilog_batch_verify(const struct ilog_hasher *h, const struct ilog_batch *b, const uint8_t *buf)
 {
 	struct bytes_in in = {.data = buf + ILOG_BATCH_HEADER_LEN, .len = b->payload_len};
 	struct ilog_record rec;
+	uint32_t n_sealed = 0;
 
 	if (get_u64(buf + 8) != keyed_sum(h, in.data, in.len))
 		return -EBADMSG;
@@ -128,6 +144,8 @@ int ilog_batch_verify(const struct ilog_hasher *h, const struct ilog_batch *b, c
 		const int r = ilog_record_decode(&in, &rec);
 		if (r < 0)
 			return r;
+		if (rec.type == ILOG_SEALED && !sealed_belongs(b, &rec, n_sealed++))
+			return -EUCLEAN;
 	}
 	return in.pos == in.len ? 0 : -EUCLEAN;
 }
@@ -136,7 +154,7 @@ int ilog_batch_verify(const struct ilog_hasher *h, const struct ilog_batch *b, c
 
 bool ilog_record_has_data(enum ilog_type type)
 {
-	return type == ILOG_DATA || type == ILOG_SHARE || type == ILOG_ROWS;
+	return type == ILOG_DATA || type == ILOG_SHARE || type == ILOG_ROWS || type == ILOG_SEALED;
 }
 
 static bool range_valid(uint64_t off, uint64_t len)
@@ -147,6 +165,8 @@ static bool range_valid(uint64_t off, uint64_t len)
 bool ilog_record_valid(const struct ilog_record *rec)
 {
 	if (ilog_record_has_data(rec->type) && rec->len > ILOG_BATCH_MAX)
+		return false;
+	if ((rec->domain != 0) != (rec->type == ILOG_SEALED))
 		return false;
 	switch (rec->type) {
 	case ILOG_DATA:
@@ -160,6 +180,9 @@ bool ilog_record_valid(const struct ilog_record *rec)
 		return rec->image == 0 && rec->off == 0;
 	case ILOG_DELETE:
 		return rec->off == 0 && rec->len == 0;
+	case ILOG_SEALED:
+		return rec->off == 0 && rec->len > ILOG_SEALED_OVERHEAD &&
+		       rec->len <= ILOG_SEALED_OVERHEAD + ILOG_SEALED_PLAIN_MAX;
 	}
 	return false;
 }
@@ -171,16 +194,21 @@ size_t ilog_record_size(const struct ilog_record *rec)
 	return ILOG_RECORD_HEADER_LEN + ROUND_UP(data_len, ILOG_RECORD_ALIGN);
 }
 
-uint8_t *ilog_record_encode(const struct ilog_record *rec, uint8_t *buf)
+static void record_header_encode(const struct ilog_record *rec, uint8_t *buf)
 {
-	const size_t size = ilog_record_size(rec);
-
 	put_u32(buf, rec->type);
-	put_u32(buf + 4, 0);
+	put_u32(buf + 4, rec->domain);
 	put_u64(buf + 8, rec->txg);
 	put_u64(buf + 16, rec->image);
 	put_u64(buf + 24, rec->off);
 	put_u64(buf + 32, rec->len);
+}
+
+uint8_t *ilog_record_encode(const struct ilog_record *rec, uint8_t *buf)
+{
+	const size_t size = ilog_record_size(rec);
+
+	record_header_encode(rec, buf);
 	if (size > ILOG_RECORD_HEADER_LEN)
 		put_u64(buf + size - 8, 0); /* the padding; data goes over the rest */
 	return buf + ILOG_RECORD_HEADER_LEN;
@@ -189,13 +217,13 @@ uint8_t *ilog_record_encode(const struct ilog_record *rec, uint8_t *buf)
 int ilog_record_decode(struct bytes_in *in, struct ilog_record *ret_record)
 {
 	struct ilog_record rec = {.type = (enum ilog_type)bytes_take_u32(in)};
-	const uint32_t reserved = bytes_take_u32(in);
 
+	rec.domain = bytes_take_u32(in);
 	rec.txg = bytes_take_u64(in);
 	rec.image = bytes_take_u64(in);
 	rec.off = bytes_take_u64(in);
 	rec.len = bytes_take_u64(in);
-	if (in->failed || reserved || !ilog_record_valid(&rec))
+	if (in->failed || !ilog_record_valid(&rec))
 		return -EUCLEAN;
 	if (ilog_record_has_data(rec.type)) {
 		rec.data = bytes_take(in, ROUND_UP((size_t)rec.len, ILOG_RECORD_ALIGN));
@@ -204,4 +232,75 @@ int ilog_record_decode(struct bytes_in *in, struct ilog_record *ret_record)
 	}
 	*ret_record = rec;
 	return 0;
+}
+
+/* --- sealed records --- */
+
+/* Header of the record and of its data, as they lie in the log. */
+#define SEALED_AAD_LEN (ILOG_RECORD_HEADER_LEN + ILOG_SEALED_HEADER_LEN)
+
+static void sealed_aad_encode(
+        const struct ilog_record *rec, const struct ilog_sealed *s, uint8_t *buf)
+{
+	record_header_encode(rec, buf);
+	buf += ILOG_RECORD_HEADER_LEN;
+	put_u32(buf, s->flags);
+	put_u32(buf + 4, s->number);
+	put_u64(buf + 8, s->epoch);
+	put_u64(buf + 16, s->seq);
+}
+
+int ilog_sealed_decode(const struct ilog_record *rec, struct ilog_sealed *ret_sealed)
+{
+	const uint8_t *p = rec->data;
+
+	if (rec->type != ILOG_SEALED || get_u32(p) & ~(ILOG_SEALED_SHARES | ILOG_SEALED_FOREIGN))
+		return -EUCLEAN;
+	*ret_sealed = (struct ilog_sealed){
+	        .flags = get_u32(p),
+	        .number = get_u32(p + 4),
+	        .epoch = get_u64(p + 8),
+	        .seq = get_u64(p + 16),
+	};
+	return 0;
+}
+
+int ilog_sealed_encode(const struct ilog_record *rec, const struct ilog_sealed *s,
+        const struct seal_key *key, const void *plain, size_t len, uint8_t *buf)
+{
+	ASSERT(rec->len == len + ILOG_SEALED_OVERHEAD);
+	sealed_aad_encode(rec, s, buf);
+	return seal(key, buf, SEALED_AAD_LEN, plain, len, buf + SEALED_AAD_LEN);
+}
+
+/* Content of that image in that group, and nothing else. */
+static bool plain_valid(const struct ilog_record *outer, const uint8_t *plain, size_t len)
+{
+	struct bytes_in in = {.data = plain, .len = len};
+	struct ilog_record rec;
+
+	while (in.pos < in.len) {
+		if (ilog_record_decode(&in, &rec) < 0)
+			return false;
+		if (rec.type < ILOG_DATA || rec.type > ILOG_SHARE || rec.image != outer->image ||
+		        rec.txg != outer->txg)
+			return false;
+	}
+	return true;
+}
+
+int ilog_sealed_open(const struct ilog_record *rec, const struct seal_key *key, uint8_t *plain)
+{
+	uint8_t aad[SEALED_AAD_LEN];
+	struct ilog_sealed s;
+	int r = ilog_sealed_decode(rec, &s);
+
+	if (r < 0)
+		return r;
+	sealed_aad_encode(rec, &s, aad);
+	r = unseal(key, aad, sizeof(aad), (const uint8_t *)rec->data + ILOG_SEALED_HEADER_LEN,
+	        rec->len - ILOG_SEALED_HEADER_LEN, plain);
+	if (r < 0)
+		return r == -EBADMSG ? -EUCLEAN : r;
+	return plain_valid(rec, plain, rec->len - ILOG_SEALED_OVERHEAD) ? 0 : -EUCLEAN;
 }

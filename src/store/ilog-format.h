@@ -19,6 +19,8 @@
 #define ILOG_BATCH_HEADER_LEN  64u
 #define ILOG_RECORD_HEADER_LEN 40u
 #define ILOG_RECORD_ALIGN      8u
+#define ILOG_SEALED_HEADER_LEN 24u /* of a sealed record's data */
+#define ILOG_SEALED_OVERHEAD   (ILOG_SEALED_HEADER_LEN + SEAL_OVERHEAD)
 
 struct ilog_header {
 	uint8_t uuid[16]; /* of the datastore */
@@ -51,7 +53,10 @@ void ilog_batch_seal(const struct ilog_hasher *h, const struct ilog_batch *b, ui
 /* The header, with its checksum; and that the batch fits in a ring of this length. */
 int ilog_batch_decode(const struct ilog_hasher *h, const uint8_t buf[ILOG_BATCH_HEADER_LEN],
         uint64_t ring_bytes, struct ilog_batch *ret_batch) MUST_CHECK;
-/* All records of a decoded batch; buf holds header and payload.  -EBADMSG: their checksum. */
+/*
+ * All records of a decoded batch; buf holds header and payload; sealed ones as far as that goes
+ * without a key.  -EBADMSG: their checksum.
+ */
 int ilog_batch_verify(
         const struct ilog_hasher *h, const struct ilog_batch *b, const uint8_t *buf) MUST_CHECK;
 
@@ -64,3 +69,22 @@ size_t ilog_record_size(const struct ilog_record *rec);
 uint8_t *ilog_record_encode(const struct ilog_record *rec, uint8_t *buf);
 /* The next one; ret_record->data points into the input. */
 int ilog_record_decode(struct bytes_in *in, struct ilog_record *ret_record) MUST_CHECK;
+
+/* --- sealed records --- */
+/* What the data of one begins with, in the clear but authenticated. */
+struct ilog_sealed {
+	uint32_t flags;  /* ILOG_SEALED_* */
+	uint32_t number; /* among the batch's sealed records, from 0 */
+	uint64_t epoch;
+	uint64_t seq; /* of the log's head when it was sealed: the batch's, or one less (a filler) */
+};
+int ilog_sealed_decode(const struct ilog_record *rec, struct ilog_sealed *ret_sealed) MUST_CHECK;
+/* buf: where the record lies in full, with the place for its data (rec->len) behind its header. */
+int ilog_sealed_encode(const struct ilog_record *rec, const struct ilog_sealed *s,
+        const struct seal_key *key, const void *plain, size_t len, uint8_t *buf) MUST_CHECK;
+/*
+ * plain holds rec->len - ILOG_SEALED_OVERHEAD bytes.  -EUCLEAN: not authentic, or under another
+ * key, or what is in it is not records of rec's image and group.
+ */
+int ilog_sealed_open(
+        const struct ilog_record *rec, const struct seal_key *key, uint8_t *plain) MUST_CHECK;

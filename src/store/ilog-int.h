@@ -18,7 +18,7 @@ struct ilog {
 	uint8_t *map;     /* address space for a filler block and the largest batch */
 	uint8_t *batch;   /* map + IO_ALIGN */
 	size_t batch_len; /* header and records so far */
-	uint32_t n_records;
+	uint32_t n_records, n_sealed;
 
 	pthread_mutex_t lock; /* guards what follows */
 	uint64_t epoch;

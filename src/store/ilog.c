@@ -303,7 +303,7 @@ void ilog_batch_begin(struct ilog *l)
 	if (l->batch_len > KEEP_BYTES)
 		(void)madvise(l->batch + KEEP_BYTES, ILOG_BATCH_MAX - KEEP_BYTES, MADV_DONTNEED);
 	l->batch_len = ILOG_BATCH_HEADER_LEN;
-	l->n_records = 0;
+	l->n_records = l->n_sealed = 0;
 }
 
 size_t ilog_batch_bytes(const struct ilog *l)
@@ -355,6 +355,34 @@ int ilog_batch_reserve(struct ilog *l, const struct ilog_record *rec, void **ret
 	if (r == 0)
 		*ret_data = data;
 	return r;
+}
+
+int ilog_batch_add_sealed(
+        struct ilog *l, const struct ilog_seal *how, const void *plain, size_t len)
+{
+	const struct ilog_record rec = {
+	        .type = ILOG_SEALED,
+	        .txg = how->txg,
+	        .image = how->image,
+	        .len = len + ILOG_SEALED_OVERHEAD,
+	        .domain = how->domain->id,
+	};
+	const struct ilog_sealed s = {
+	        .flags = how->flags, .number = l->n_sealed, .epoch = l->epoch, .seq = l->seq};
+	const size_t before = l->batch_len;
+	uint8_t *data = NULL;
+	int r = batch_room(l, &rec, &data);
+
+	if (r < 0)
+		return r;
+	r = ilog_sealed_encode(&rec, &s, how->domain->log, plain, len, l->batch + before);
+	if (r < 0) {
+		l->batch_len = before;
+		l->n_records--;
+		return r;
+	}
+	l->n_sealed++;
+	return 0;
 }
 
 static int write_synced(struct ilog *l, const void *buf, size_t len)
@@ -454,4 +482,14 @@ int ilog_reset(struct ilog *l, uint64_t epoch)
 	l->poisoned = false;
 	pthread_mutex_unlock(&l->lock);
 	return 0;
+}
+
+int ilog_wipe(struct ilog *l)
+{
+	ASSERT(l->started && l->n_records == 0);
+	pthread_mutex_lock(&l->lock);
+	ASSERT(ring_used(l) == 0);
+	pthread_mutex_unlock(&l->lock);
+	const int r = fill_zeros(l->file, l->header.ring_bytes);
+	return r < 0 ? r : io_sync(l->file);
 }

@@ -15,6 +15,10 @@
  * of the same epoch lies anywhere beyond the first bad one, the log is damaged (not torn):
  * -EUCLEAN.
  *
+ * Records of images in a crypto domain are sealed: all of them that one flush logs of an image (up
+ * to a limit) go into one record, of which image, group, domain and length are in the clear.  It is
+ * bound to the batch that it was made for and to its place there.
+ *
  * Failures: after a failed write or sync the log is *poisoned*: ilog_commit returns -EIO until
  * ilog_reset() (a new file under a new epoch) has succeeded; the caller commits a transaction group
  * instead.
@@ -25,6 +29,7 @@
 #pragma once
 
 #include "base/io.h"
+#include "store/keyring.h"
 #include "store/ports.h"
 
 #define ILOG_NAME      "log"
@@ -39,6 +44,7 @@ enum ilog_type {
 	ILOG_SHARE = 4,  /* image, offset, data = 8-byte map entries of consecutive chunks */
 	ILOG_ROWS = 5,   /* data = namespace rows; image and offset 0 */
 	ILOG_DELETE = 6, /* image: its content is dropped */
+	ILOG_SEALED = 7, /* image, domain: records of types 1 to 4 of that image, sealed */
 };
 
 struct ilog_record {
@@ -46,8 +52,9 @@ struct ilog_record {
 	uint64_t txg; /* the group that will commit it; replay skips what is committed */
 	uint64_t image;
 	uint64_t off;     /* bytes */
-	uint64_t len;     /* bytes of the range; for DATA, SHARE and ROWS: of data */
+	uint64_t len;     /* bytes of the range; for DATA, SHARE, ROWS and SEALED: of data */
 	const void *data; /* NULL for PUNCH, ZERO, DELETE */
+	uint32_t domain;  /* SEALED: the crypto domain; else 0 */
 };
 
 struct ilog;
@@ -90,6 +97,20 @@ int ilog_batch_add(struct ilog *l, const struct ilog_record *rec) MUST_CHECK;
  * as ilog_batch_add.  For types with data.
  */
 int ilog_batch_reserve(struct ilog *l, const struct ilog_record *rec, void **ret_data) MUST_CHECK;
+/*
+ * Content records of one image (encoded, len bytes, at most ILOG_SEALED_PLAIN_MAX), sealed into one
+ * record.  flags: of what they hold (ILOG_SEALED_*).  -ENOSPC as above; -ENOMEM, -EIO: libcrypto's.
+ */
+struct ilog_seal {
+	const struct crypto_domain *domain;
+	uint64_t txg, image;
+	uint32_t flags;
+};
+#define ILOG_SEALED_SHARES    BIT(0) /* there are SHARE records: segments are referred to */
+#define ILOG_SEALED_FOREIGN   BIT(1) /* some of other domains than the record's */
+#define ILOG_SEALED_PLAIN_MAX ((1u << 20) + 4096u)
+int ilog_batch_add_sealed(struct ilog *l, const struct ilog_seal *how, const void *plain,
+        size_t len) MUST_CHECK;
 /* What commit would write, header and padding included; 0 while there is no record. */
 size_t ilog_batch_bytes(const struct ilog *l);
 /*
@@ -115,5 +136,10 @@ bool ilog_poisoned(struct ilog *l);
  * file.
  */
 int ilog_reset(struct ilog *l, uint64_t epoch) MUST_CHECK;
+/*
+ * Overwrites all of the ring with zeros, durably: nothing of it may matter (tail and head are the
+ * same and stay so meanwhile; no batch is under construction).
+ */
+int ilog_wipe(struct ilog *l) MUST_CHECK;
 /* Length of the ring, and what of it lies between tail and head. */
 void ilog_space(struct ilog *l, uint64_t *ret_bytes, uint64_t *ret_used_bytes);

@@ -17,6 +17,7 @@
  * and is compared under the shard's lock.
  */
 #include <errno.h>
+#include <string.h>
 
 #include "store/map-private.h"
 
@@ -398,6 +399,7 @@ void nodes_clean(struct nodes *c, uint64_t txg)
 		link_remove(&n->link);
 		if (n->fresh)
 			n->body.birth_txg = txg;
+		n->body.domain = n->written_domain;
 		n->dirty = false;
 		n->fresh = false;
 		n->referenced = true;
@@ -405,5 +407,26 @@ void nodes_clean(struct nodes *c, uint64_t txg)
 		shard_evict(c, s);
 		pthread_mutex_unlock(&s->lock);
 		atomic_fetch_sub_explicit(&c->dirty_count, 1, memory_order_relaxed);
+	}
+}
+
+void nodes_drop_domain(struct nodes *c, uint32_t domain)
+{
+	for (size_t i = 0; i < (size_t)1 << c->shard_bits; i++) {
+		struct shard *s = c->shards + i;
+		struct link *next;
+
+		pthread_mutex_lock(&s->lock);
+		for (struct link *l = s->clock.next; l != &s->clock; l = next) {
+			struct node *n = CONTAINER_OF(l, struct node, link);
+
+			next = l->next;
+			if (n->body.domain != domain)
+				continue;
+			/* Not the key in question, but it says where content is. */
+			explicit_bzero(n->body.values, sizeof(n->body.values));
+			node_remove(c, s, node_at(c, s, n));
+		}
+		pthread_mutex_unlock(&s->lock);
 	}
 }

@@ -131,8 +131,8 @@ static int own_parent(struct map *m, unsigned level, uint32_t index, struct node
 }
 
 /*
- * What an uncached, unowned node holds, into n; sets n->id if the node may keep it.  A lost leaf
- * that is overwritten counts as a hole.
+ * What an uncached, unowned node holds, into n; sets n->id if the node may keep it.  A lost or locked
+ * leaf that is overwritten counts as a hole.
  */
 static int own_content(struct map *m, bool overwrite, struct node *n)
 {
@@ -140,8 +140,10 @@ static int own_content(struct map *m, bool overwrite, struct node *n)
 	struct map_found found = {0};
 	const int r = map_find(m, level, n->key.index, false, &found, &n->body);
 
-	if (r < 0 && !(r == -EIO && overwrite))
+	if (r < 0 && !((r == -EIO || r == -ENOKEY) && overwrite))
 		return r;
+	if (r < 0)
+		found.id = 0;
 	if (map_is_marker(found.id)) {
 		const uint64_t leaf_value = found.id ? ENTRY_ZERO : ENTRY_HOLE;
 
@@ -253,11 +255,12 @@ struct drop {
 	uint64_t snap_epoch;
 };
 
-static void drop_read(void *arg, uint64_t id, const struct map_node *body, bool fresh)
+static void drop_read(
+        void *arg, uint64_t id, const struct map_node *body, bool fresh, bool locked)
 {
 	struct drop *d = arg;
 
-	for (unsigned i = 0; body->level == 0 && i < LEAF_CHUNKS; i++)
+	for (unsigned i = 0; body->level == 0 && !locked && i < LEAF_CHUNKS; i++)
 		tally_drop(&d->tally, body->values[i]);
 	if (!fresh && body->birth_txg > d->snap_epoch)
 		deletes_add(d->tally.ms, id);
@@ -272,7 +275,8 @@ static void drop_zeros(void *arg, unsigned level)
 
 /*
  * Replaces the whole subtree (level, index), now id, by marker.  What of it cannot be read is not
- * counted and its nodes are left to the collector.
+ * counted and its nodes are left to the collector; nor are the entries of locked leaves counted,
+ * whose nodes go like others.
  */
 static int drop_subtree(struct map *m, unsigned level, uint32_t index, struct node *parent,
         uint64_t id, uint64_t marker)
@@ -438,15 +442,59 @@ void map_clear(struct map *m)
 
 /* --- the transaction --- */
 
-static int node_write(struct maps *ms, struct node *n, uint64_t txg)
+/* Does a leaf of this domain refer to segments of another one? */
+static bool leaf_foreign(struct maps *ms, const uint64_t *entries, uint32_t domain)
 {
+	uint64_t last = 0;
+
+	for (unsigned i = 0; i < LEAF_CHUNKS; i++) {
+		const uint64_t segment = loc_segment(entry_loc(entries[i]));
+
+		if (entry_state(entries[i]) != ENTRY_DATA || segment == last)
+			continue;
+		/* What is lost is in no segment. */
+		if (segment != SEGMENT_ID_MAX &&
+		        ms->segment_domain(ms->segment_domain_arg, segment) != domain)
+			return true;
+		last = segment;
+	}
+	return false;
+}
+
+/*
+ * The node's bytes: sealed, if it is a leaf of a map with a domain.  The row lock holds on to the
+ * key meanwhile.
+ */
+static int node_encode(struct maps *ms, struct node *n, uint64_t txg, uint8_t *buf, size_t *ret_len)
+{
+	struct map *m = n->key.level == 0 && ms->keys ? map_of_image(ms, n->key.image) : NULL;
 	struct map_node body = n->body;
-	uint8_t blob[NODE_BLOB_MAX];
+	int r = 0;
 
 	if (n->fresh)
 		body.birth_txg = txg; /* in the cache, once it is committed */
-	const size_t len = map_node_encode(&body, n->id, blob);
-	return ms->meta->ops->node_put(ms->meta, n->id, blob, len);
+	n->written_domain = 0;
+	if (m) {
+		pthread_mutex_lock(&m->row_lock);
+		if (m->crypto) {
+			n->written_domain = body.domain = m->crypto->id;
+			body.foreign = leaf_foreign(ms, body.values, body.domain);
+			r = map_node_seal(&body, n->id, m->crypto->leaf, buf, ret_len);
+		}
+		pthread_mutex_unlock(&m->row_lock);
+	}
+	if (n->written_domain == 0)
+		*ret_len = map_node_encode(&body, n->id, buf);
+	return r;
+}
+
+static int node_write(struct maps *ms, struct node *n, uint64_t txg)
+{
+	uint8_t blob[NODE_BLOB_MAX];
+	size_t len = 0;
+	const int r = node_encode(ms, n, txg, blob, &len);
+
+	return r < 0 ? r : ms->meta->ops->node_put(ms->meta, n->id, blob, len);
 }
 
 static int row_write(struct maps *ms, struct map *m)

@@ -7,6 +7,11 @@
  * is a few runs of consecutive slots, and the 12 bits of hash that each chunk keeps are all that
  * cannot be derived.  Leaves full of scattered duplicates would grow by that and are kept raw.
  *
+ * A leaf of an image in a crypto domain is sealed: what it says about content is ciphertext, what
+ * the collector, check and a deletion need without the key (level, birth, domain, whether segments
+ * of other domains are referred to) is not.  All of that, and the node's id, is authenticated.  The
+ * length stays visible, and with it about how scattered the leaf's chunks are.
+ *
  * Nothing here trusts the checksum: it tells damage, not malice or our own mistakes, so each run,
  * entry and id is checked as well.  What map_node_decode accepts, the rest of the engine may use as
  * it is.
@@ -26,11 +31,19 @@
 #define NODE_BITMAP_LEN  (LEAF_CHUNKS / 8)
 #define NODE_RAW_LEN     (LEAF_CHUNKS * 8)
 #define RUN_LOC_LEN      7
+/* A sealed leaf: the header goes on with the domain; the plaintext is a kind and a payload. */
+#define SEALED_HEADER_LEN 16
+#define SEALED_AAD_LEN    (8 + SEALED_HEADER_LEN)
+#define SEALED_PLAIN_MAX  (1 + NODE_RAW_LEN)
 
-enum node_kind { NODE_LEAF_RUNS = 1, NODE_LEAF_RAW = 2, NODE_INNER = 3 };
+enum node_kind { NODE_LEAF_RUNS = 1, NODE_LEAF_RAW = 2, NODE_INNER = 3, NODE_LEAF_SEALED = 4 };
+enum { SEALED_FOREIGN = BIT(0) };
 
 _Static_assert(NODE_HEADER_LEN + NODE_BITMAP_LEN + NODE_RAW_LEN + NODE_TRAILER_LEN <= NODE_BLOB_MAX,
         "no node is larger than its buffer");
+_Static_assert(SEALED_HEADER_LEN + SEALED_PLAIN_MAX + SEAL_OVERHEAD + NODE_TRAILER_LEN <=
+                       NODE_BLOB_MAX,
+        "nor is a sealed one");
 
 static bool loc_valid(uint64_t loc)
 {
@@ -143,29 +156,71 @@ static uint8_t *inner_encode(const uint64_t *v, uint8_t *p)
 	return p;
 }
 
-size_t map_node_encode(const struct map_node *n, uint64_t id, uint8_t *buf)
+/* The payload of a leaf, in the smaller form; *ret_end is behind it. */
+static enum node_kind leaf_encode(const uint64_t *v, uint8_t *p, uint8_t **ret_end)
 {
-	uint8_t *p = buf + NODE_HEADER_LEN;
-	enum node_kind kind;
-
-	ASSERT(n->level <= NODE_LEVEL_MAX);
-	if (n->level > 0) {
-		kind = NODE_INNER;
-		p = inner_encode(n->values, p);
-	} else if (runs_len(n->values) < NODE_RAW_LEN) {
-		kind = NODE_LEAF_RUNS;
-		p = runs_encode(n->values, p);
-	} else {
-		kind = NODE_LEAF_RAW;
-		p = raw_encode(n->values, p);
+	if (runs_len(v) < NODE_RAW_LEN) {
+		*ret_end = runs_encode(v, p);
+		return NODE_LEAF_RUNS;
 	}
+	*ret_end = raw_encode(v, p);
+	return NODE_LEAF_RAW;
+}
+
+static void header_encode(
+        const struct map_node *n, enum node_kind kind, unsigned flags, uint8_t *buf)
+{
 	put_u8(buf, NODE_VERSION);
 	put_u8(buf + 1, kind);
 	put_u8(buf + 2, (uint8_t)n->level);
-	put_u8(buf + 3, 0);
+	put_u8(buf + 3, (uint8_t)flags);
 	put_u64(buf + 4, n->birth_txg);
-	put_u64(p, XXH3_64bits_withSeed(buf, (size_t)(p - buf), id));
-	return (size_t)(p - buf) + NODE_TRAILER_LEN;
+}
+
+/* Adds the checksum behind what goes up to end; returns the whole length. */
+static size_t trailer_encode(uint64_t id, uint8_t *buf, uint8_t *end)
+{
+	put_u64(end, XXH3_64bits_withSeed(buf, (size_t)(end - buf), id));
+	return (size_t)(end - buf) + NODE_TRAILER_LEN;
+}
+
+size_t map_node_encode(const struct map_node *n, uint64_t id, uint8_t *buf)
+{
+	uint8_t *p = buf + NODE_HEADER_LEN;
+	enum node_kind kind = NODE_INNER;
+
+	ASSERT(n->level <= NODE_LEVEL_MAX);
+	if (n->level > 0)
+		p = inner_encode(n->values, p);
+	else
+		kind = leaf_encode(n->values, p, &p);
+	header_encode(n, kind, 0, buf);
+	return trailer_encode(id, buf, p);
+}
+
+static void sealed_aad(uint64_t id, const uint8_t *header, uint8_t aad[SEALED_AAD_LEN])
+{
+	put_u64(aad, id);
+	memcpy(aad + 8, header, SEALED_HEADER_LEN);
+}
+
+int map_node_seal(const struct map_node *n, uint64_t id, const struct seal_key *key, uint8_t *buf,
+        size_t *ret_len)
+{
+	uint8_t plain[SEALED_PLAIN_MAX], aad[SEALED_AAD_LEN];
+	uint8_t *end;
+
+	ASSERT(n->level == 0 && n->domain != 0);
+	plain[0] = leaf_encode(n->values, plain + 1, &end);
+	header_encode(n, NODE_LEAF_SEALED, n->foreign ? SEALED_FOREIGN : 0, buf);
+	put_u32(buf + 12, n->domain);
+	sealed_aad(id, buf, aad);
+	const size_t len = (size_t)(end - plain);
+	const int r = seal(key, aad, sizeof(aad), plain, len, buf + SEALED_HEADER_LEN);
+	if (r < 0)
+		return r;
+	*ret_len = trailer_encode(id, buf, buf + SEALED_HEADER_LEN + len + SEAL_OVERHEAD);
+	return 0;
 }
 
 static int run_data_decode(struct bytes_in *in, unsigned n, uint64_t *values)
@@ -258,21 +313,74 @@ static int payload_decode(struct bytes_in *in, unsigned kind, unsigned level, ui
 	return r;
 }
 
-int map_node_decode(const void *blob, size_t len, uint64_t id, struct map_node *ret_node)
+/* What a sealed leaf says in the clear; -ENOKEY when all of that is right. */
+static int sealed_decode(const uint8_t *p, size_t covered, struct map_node *ret_node)
 {
-	const uint8_t *p = blob;
+	struct map_node *n = ret_node;
 
+	if (covered <= SEALED_HEADER_LEN + SEAL_OVERHEAD ||
+	        covered > SEALED_HEADER_LEN + SEAL_OVERHEAD + SEALED_PLAIN_MAX)
+		return -EUCLEAN;
+	if (p[2] != 0 || p[3] & ~SEALED_FOREIGN || get_u32(p + 12) == 0)
+		return -EUCLEAN;
+	n->level = 0;
+	n->birth_txg = get_u64(p + 4);
+	n->domain = get_u32(p + 12);
+	n->foreign = p[3] & SEALED_FOREIGN;
+	return -ENOKEY;
+}
+
+/* Length, checksum and version; *ret_covered: what comes before the checksum. */
+static int blob_check(const uint8_t *p, size_t len, uint64_t id, size_t *ret_covered)
+{
 	if (len < NODE_HEADER_LEN + NODE_TRAILER_LEN || len > NODE_BLOB_MAX)
 		return -EUCLEAN;
 	const size_t covered = len - NODE_TRAILER_LEN;
-	if (get_u64(p + covered) != XXH3_64bits_withSeed(p, covered, id))
+	if (get_u64(p + covered) != XXH3_64bits_withSeed(p, covered, id) || p[0] != NODE_VERSION)
 		return -EUCLEAN;
-	if (p[0] != NODE_VERSION || p[3] != 0)
+	*ret_covered = covered;
+	return 0;
+}
+
+int map_node_decode(const void *blob, size_t len, uint64_t id, struct map_node *ret_node)
+{
+	const uint8_t *p = blob;
+	size_t covered;
+	int r = blob_check(p, len, id, &covered);
+
+	if (r < 0)
+		return r;
+	if (p[1] == NODE_LEAF_SEALED)
+		return sealed_decode(p, covered, ret_node);
+	if (p[3] != 0)
 		return -EUCLEAN;
 
 	struct bytes_in in = {.data = p, .len = covered, .pos = NODE_HEADER_LEN};
 	struct map_node node = {.level = p[2], .birth_txg = get_u64(p + 4)};
-	const int r = payload_decode(&in, p[1], node.level, node.values);
+	r = payload_decode(&in, p[1], node.level, node.values);
+	if (r < 0)
+		return r;
+	*ret_node = node;
+	return 0;
+}
+
+int map_node_unseal(const void *blob, size_t len, uint64_t id, const struct seal_key *key,
+        struct map_node *ret_node)
+{
+	uint8_t plain[SEALED_PLAIN_MAX], aad[SEALED_AAD_LEN];
+	const uint8_t *p = blob;
+	struct map_node node;
+	int r = map_node_decode(blob, len, id, &node);
+
+	if (r != -ENOKEY)
+		return r < 0 ? r : -EUCLEAN;
+	const size_t sealed_len = len - NODE_TRAILER_LEN - SEALED_HEADER_LEN;
+	sealed_aad(id, p, aad);
+	r = unseal(key, aad, sizeof(aad), p + SEALED_HEADER_LEN, sealed_len, plain);
+	if (r < 0)
+		return r == -EBADMSG ? -EUCLEAN : r;
+	struct bytes_in in = {.data = plain, .len = sealed_len - SEAL_OVERHEAD, .pos = 1};
+	r = payload_decode(&in, plain[0], 0, node.values);
 	if (r < 0)
 		return r;
 	*ret_node = node;

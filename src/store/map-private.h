@@ -3,7 +3,8 @@
  *
  * Locks, none of which is held while another one is taken, except as said:
  *	maps.lock      the table of open maps, reference counts (map.row_lock may be taken inside)
- *	map.row_lock   root, height and counters of one image
+ *	map.row_lock   root, height, counters and crypto domain of one image (a lock of the segment
+ *	               table may be taken inside)
  *	shard.lock     the nodes of one shard of the cache: presence, content, replacement state
  */
 #pragma once
@@ -54,6 +55,7 @@ struct node {
 	bool referenced; /* since the clock's hand went by */
 	bool dirty;
 	bool fresh; /* id was never committed; txg thread only once published */
+	uint32_t written_domain; /* by the last maps_txg_write; txg thread only */
 	struct map_node body;
 };
 
@@ -100,6 +102,9 @@ void nodes_drop(struct nodes *c, struct node_key key);
 /* All dirty nodes are in the metadata store now; the fresh ones were born in txg. */
 void nodes_clean(struct nodes *c, uint64_t txg);
 
+/* Any thread.  Throws out (and overwrites) clean leaves that are stored under this domain. */
+void nodes_drop_domain(struct nodes *c, uint32_t domain);
+
 /* --- map.c --- */
 
 #define MAP_TABLE_SIZE 4096
@@ -108,6 +113,9 @@ void nodes_clean(struct nodes *c, uint64_t txg);
 
 struct maps {
 	struct meta *meta;
+	struct keyring *keys; /* NULL: none */
+	map_segment_domain_fn *segment_domain;
+	void *segment_domain_arg;
 	struct nodes nodes;
 	atomic_uint_fast64_t next_node;
 	atomic_uint_fast64_t unsure; /* maps_unsure() */
@@ -128,6 +136,7 @@ struct map {
 	unsigned refs;    /* maps.lock; 0 while only dirty */
 	pthread_mutex_t row_lock;
 	struct image_row row; /* changed by the txg thread under row_lock */
+	const struct crypto_domain *crypto; /* row_lock; of leaves to be written; NULL: clear */
 	/*
 	 * Counts the moments from which on a blob read before them may be older than the tree
 	 * although its node is not in the cache: a subtree dropped, a commit (after which changed
@@ -156,6 +165,8 @@ static inline bool map_is_marker(uint64_t id)
 	return id == 0 || id == MAP_NODE_ALL_ZERO;
 }
 
+/* The map of an image that is open or dirty; else NULL. */
+struct map *map_of_image(struct maps *ms, uint64_t image);
 /* Takes a map that is neither open nor dirty out of the table and frees it; maps.lock is held. */
 void map_forget(struct map *m);
 
@@ -167,7 +178,8 @@ struct map_found {
 };
 /*
  * Finds node (level, index): copies its body, or tells of the hole or zeros that it lies in.
- * keep: put it into the cache.  -EIO: it, or a node above it, is damaged (logged).
+ * keep: put it into the cache.  -EIO: it, or a node above it, is damaged (logged).  -ENOKEY: it is a
+ * leaf of a locked domain; ret_found is set, of ret_body all but the values.
  */
 int map_find(struct map *m, unsigned level, uint32_t index, bool keep, struct map_found *ret_found,
         struct map_node *ret_body) MUST_CHECK;
@@ -178,8 +190,9 @@ struct map_visit {
 	void *arg;
 	map_node_fn *enter; /* as map_walk's node_fn; may be NULL */
 	map_leaf_fn *leaf;  /* as map_walk's leaf_fn; NULL: leaves are not read */
-	/* A node that was read; may be NULL. */
-	void (*read)(void *arg, uint64_t id, const struct map_node *body, bool fresh);
+	map_locked_fn *locked; /* NULL: error becomes -ENOKEY instead */
+	/* A node that was read; may be NULL.  Of a leaf that is locked, body has no values. */
+	void (*read)(void *arg, uint64_t id, const struct map_node *body, bool fresh, bool locked);
 	/* A subtree that is all zero; NULL: leaf is called for each of its leaves. */
 	void (*zeros)(void *arg, unsigned level);
 	int error; /* first damage; the visit goes on */

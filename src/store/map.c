@@ -44,8 +44,22 @@ int maps_create(struct meta *meta, uint64_t limit_bytes, uint64_t next_node, str
 	return 0;
 }
 
+void maps_set_keys(struct maps *ms, struct keyring *keys, map_segment_domain_fn *fn, void *arg)
+{
+	ms->keys = keys;
+	ms->segment_domain = fn;
+	ms->segment_domain_arg = arg;
+}
+
+void maps_domain_drop(struct maps *ms, uint32_t domain)
+{
+	nodes_drop_domain(&ms->nodes, domain);
+}
+
 static void map_free(struct map *m)
 {
+	if (m->crypto)
+		keyring_put(m->ms->keys, m->crypto);
 	pthread_mutex_destroy(&m->row_lock);
 	free(m);
 }
@@ -151,6 +165,30 @@ int map_open(struct maps *ms, uint64_t image, struct map **ret_map)
 	return r;
 }
 
+struct map *map_of_image(struct maps *ms, uint64_t image)
+{
+	pthread_mutex_lock(&ms->lock);
+	struct map *m = *table_at(ms, image);
+	pthread_mutex_unlock(&ms->lock);
+	return m;
+}
+
+int map_domain_set(struct map *m, uint32_t domain)
+{
+	struct keyring *keys = m->ms->keys;
+	const struct crypto_domain *d = domain && keys ? keyring_get(keys, domain) : NULL;
+
+	if (domain && !d)
+		return -ENOKEY;
+	pthread_mutex_lock(&m->row_lock);
+	const struct crypto_domain *old = m->crypto;
+	m->crypto = d;
+	pthread_mutex_unlock(&m->row_lock);
+	if (old)
+		keyring_put(keys, old);
+	return 0;
+}
+
 void map_forget(struct map *m)
 {
 	*table_at(m->ms, m->row.image) = m->next;
@@ -185,7 +223,26 @@ uint64_t maps_unsure(const struct maps *ms)
 
 /* --- finding nodes --- */
 
-/* Reads and decodes a node from the metadata store.  -EIO: damaged, or not there. */
+/* Opens a sealed leaf whose header is in body, if its key is there. */
+static int leaf_unseal(
+        struct map *m, const uint8_t *blob, size_t len, uint64_t id, struct map_node *body)
+{
+	struct keyring *keys = m->ms->keys;
+	const struct crypto_domain *d = keys ? keyring_get(keys, body->domain) : NULL;
+
+	if (!d)
+		return -ENOKEY;
+	const int r = map_node_unseal(blob, len, id, d->leaf, body);
+	keyring_put(keys, d);
+	if (r == -EIO) /* libcrypto failed */
+		atomic_fetch_add(&m->ms->unsure, 1);
+	return r;
+}
+
+/*
+ * Reads and decodes a node from the metadata store.  -EIO: damaged, or not there.  -ENOKEY: all but
+ * the values.
+ */
 static int node_read(struct map *m, unsigned level, uint64_t id, struct map_node *ret_body)
 {
 	struct meta *meta = m->ms->meta;
@@ -197,9 +254,14 @@ static int node_read(struct map *m, unsigned level, uint64_t id, struct map_node
 		return r;
 	if (r < 0 && r != -EUCLEAN && r != -ENOENT)
 		atomic_fetch_add(&m->ms->unsure, 1);
-	if (r < 0 || map_node_decode(blob, len, id, ret_body) < 0 || ret_body->level != level)
+	if (r < 0)
 		return -EIO;
-	return 0;
+	r = map_node_decode(blob, len, id, ret_body);
+	if (r == -ENOKEY && level == 0)
+		r = leaf_unseal(m, blob, len, id, ret_body);
+	if (r == -ENOKEY || r == -ENOMEM)
+		return level == 0 ? r : -EIO;
+	return r < 0 || ret_body->level != level ? -EIO : 0;
 }
 
 /*
@@ -212,11 +274,11 @@ static int node_load(struct map *m, struct node_key key, uint64_t id, uint64_t s
 	if (nodes_copy(&m->ms->nodes, key, ret_body, ret_fresh))
 		return 0;
 	const int r = node_read(m, key.level, id, ret_body);
-	if (r == -EIO && atomic_load(&m->seq) != seq)
+	if ((r == -EIO || r == -ENOKEY) && atomic_load(&m->seq) != seq)
 		return -EAGAIN;
+	*ret_fresh = false;
 	if (r < 0)
 		return r;
-	*ret_fresh = false;
 	if (keep)
 		nodes_offer(&m->ms->nodes, key, id, ret_body, &m->seq, seq);
 	return 0;
@@ -278,6 +340,8 @@ static int find_once(struct map *m, unsigned level, uint32_t index, bool keep,
 
 		if (r == -EIO)
 			damage_log(m, &at, key);
+		if (r == -ENOKEY)
+			*ret_found = at;
 		if (r < 0)
 			return r;
 		if (at.level == level)
@@ -367,6 +431,30 @@ int map_next(struct map *m, uint64_t first, bool hole, uint64_t *ret_chunk)
 	return 0;
 }
 
+int map_next_foreign_leaf(struct map *m, uint64_t first, uint32_t domain, uint64_t *ret_chunk)
+{
+	uint64_t chunk = first & ~(uint64_t)(LEAF_CHUNKS - 1);
+
+	while (chunk < IMAGE_CHUNKS_MAX) {
+		struct map_found found;
+		struct map_node body;
+		const int r = map_find(m, 0, (uint32_t)(chunk >> LEAF_SHIFT), false, &found, &body);
+		unsigned level = 0;
+
+		if (r < 0 && r != -ENOKEY)
+			return r;
+		if (found.level == MAP_LEVELS)
+			chunk = IMAGE_CHUNKS_MAX;
+		else if (map_is_marker(found.id))
+			level = found.level;
+		else if (body.domain != domain)
+			break;
+		chunk = ((chunk >> LEAF_SHIFT * (level + 1)) + 1) << LEAF_SHIFT * (level + 1);
+	}
+	*ret_chunk = MIN(chunk, IMAGE_CHUNKS_MAX);
+	return 0;
+}
+
 /* --- visiting --- */
 
 /* A callback's answer, of which only errors stop the visit. */
@@ -400,11 +488,25 @@ static int visit_load(struct map_visit *v, unsigned level, uint32_t index, uint6
 	int r = node_load(
 	        v->m, map_key(v->m, level, index), id, seq, false, &found.fresh, ret_body);
 
-	if (r == -EIO || r == -EAGAIN) /* seq may have moved since the caller read the id */
+	if (r == -EIO || r == -EAGAIN || r == -ENOKEY) /* seq may have moved since the caller read the id */
 		r = map_find(v->m, level, index, false, &found, ret_body);
-	if (r == 0)
+	if (r == 0 || r == -ENOKEY)
 		*ret_found = found;
 	return r;
+}
+
+/* Level 0: the leaf is sealed, and there is no key for it. */
+static int visit_locked(struct map_visit *v, uint32_t index, const struct map_found *found,
+        const struct map_node *body)
+{
+	if (v->read)
+		v->read(v->arg, found->id, body, found->fresh, true);
+	if (v->locked)
+		return error_only(v->locked(
+		        v->arg, (uint64_t)index << LEAF_SHIFT, body->domain, body->foreign));
+	if (v->error == 0)
+		v->error = -ENOKEY;
+	return 0;
 }
 
 static int visit_damage(struct map_visit *v, unsigned level, uint32_t index, int error)
@@ -432,12 +534,14 @@ int map_visit(struct map_visit *v, unsigned level, uint32_t index, uint64_t id)
 	if (level == 0 && !v->leaf && !v->read)
 		return 0;
 	r = visit_load(v, level, index, id, &found, &body);
+	if (r == -ENOKEY)
+		return visit_locked(v, index, &found, &body);
 	if (r < 0)
 		return visit_damage(v, level, index, r);
 	if (map_is_marker(found.id))
 		return found.id ? visit_zeros(v, level, index) : 0;
 	if (v->read)
-		v->read(v->arg, found.id, &body, found.fresh);
+		v->read(v->arg, found.id, &body, found.fresh, false);
 	if (level == 0)
 		return v->leaf ? error_only(v->leaf(
 		                         v->arg, (uint64_t)index << LEAF_SHIFT, body.values))
@@ -447,12 +551,19 @@ int map_visit(struct map_visit *v, unsigned level, uint32_t index, uint64_t id)
 	return r;
 }
 
-int map_walk(struct map *m, map_node_fn *node_fn, map_leaf_fn *leaf_fn, void *arg)
+int map_walk_locked(struct map *m, map_node_fn *node_fn, map_leaf_fn *leaf_fn,
+        map_locked_fn *locked_fn, void *arg)
 {
-	struct map_visit v = {.m = m, .arg = arg, .enter = node_fn, .leaf = leaf_fn};
+	struct map_visit v = {
+	        .m = m, .arg = arg, .enter = node_fn, .leaf = leaf_fn, .locked = locked_fn};
 	struct image_row row;
 
 	map_row(m, &row);
 	const int r = row.height ? map_visit(&v, row.height - 1, 0, row.root) : 0;
 	return r < 0 ? r : v.error;
+}
+
+int map_walk(struct map *m, map_node_fn *node_fn, map_leaf_fn *leaf_fn, void *arg)
+{
+	return map_walk_locked(m, node_fn, leaf_fn, NULL, arg);
 }

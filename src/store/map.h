@@ -12,6 +12,10 @@
  * runs (hole n; zero n; data n: first location, consecutive slots, n packed 12-bit checks) or raw
  * when that is smaller; inner nodes as id list with a bitmap of present children.  FORMAT.md.
  *
+ * Crypto domains: leaves of a map with a domain (map_domain_set) are sealed under its leaf key when
+ * they are written; inner nodes, which hold ids only, never are.  A sealed leaf whose domain is
+ * locked is -ENOKEY to whoever needs its entries, and not damage.
+ *
  * RAM: decoded nodes in a cache bounded by map_bytes (clean ones are evicted, CLOCK); dirty ones
  * stay until maps_txg_committed().
  *
@@ -31,6 +35,7 @@
  */
 #pragma once
 
+#include "store/keyring.h"
 #include "store/ports.h"
 
 #define MAP_NODE_ALL_ZERO UINT64_MAX /* in place of a node id: every chunk below is ENTRY_ZERO */
@@ -42,6 +47,17 @@ struct map;  /* one image's tree */
 int maps_create(struct meta *meta, uint64_t limit_bytes, uint64_t next_node,
         struct maps **ret_maps) MUST_CHECK;
 void maps_free(struct maps *ms);
+/*
+ * Where leaf keys come from, and which domain a segment is of (to tell foreign entries).  Before
+ * any map is opened; without it, sealed leaves are locked.  keys is not owned and outlives maps.
+ */
+typedef uint32_t map_segment_domain_fn(void *arg, uint64_t segment);
+void maps_set_keys(struct maps *ms, struct keyring *keys, map_segment_domain_fn *fn, void *arg);
+/*
+ * Forgets (and overwrites) what the cache holds of clean leaves of a domain.  No image of it is
+ * open.
+ */
+void maps_domain_drop(struct maps *ms, uint32_t domain);
 /*
  * How often a node could not be read, but may be the next time.  While this does not change, each
  * -EIO is of damage that stays.  Any thread.
@@ -57,6 +73,11 @@ int map_open(struct maps *ms, uint64_t image, struct map **ret_map) MUST_CHECK;
 void map_close(struct map *m); /* accepts NULL */
 /* Copies the counters and root as they are now (uncommitted changes included). */
 void map_row(struct map *m, struct image_row *ret_row);
+/*
+ * Leaves written from now on are sealed under this domain (0: in the clear).  Its key is held on to
+ * until the map is closed and clean.  -ENOKEY: locked; all is as before.  Any thread.
+ */
+int map_domain_set(struct map *m, uint32_t domain) MUST_CHECK;
 
 /* Entries of chunks [first, first+n), all within one leaf. */
 int map_get(struct map *m, uint64_t first, unsigned n, uint64_t *ret_entries) MUST_CHECK;
@@ -65,6 +86,12 @@ int map_get(struct map *m, uint64_t first, unsigned n, uint64_t *ret_entries) MU
  * when there is none (there is always a hole past the end of the tree).
  */
 int map_next(struct map *m, uint64_t first, bool hole, uint64_t *ret_chunk) MUST_CHECK;
+/*
+ * The first leaf >= first (a chunk, as all chunks here) that is stored under another domain, as of
+ * the last commit; IMAGE_CHUNKS_MAX: none.  -EIO: damage on the way.  Any thread.
+ */
+int map_next_foreign_leaf(
+        struct map *m, uint64_t first, uint32_t domain, uint64_t *ret_chunk) MUST_CHECK;
 
 /* --- txg thread only --- */
 /*
@@ -74,8 +101,10 @@ int map_next(struct map *m, uint64_t first, bool hole, uint64_t *ret_chunk) MUST
 typedef void map_entry_fn(void *arg, uint64_t entry);
 void maps_set_observer(struct maps *ms, map_entry_fn *added, map_entry_fn *dropped, void *arg);
 
-/* Sets entries of chunks [first, first+n), all within one leaf; slots of entries[] that are
- * MAP_KEEP stay as they are. */
+/*
+ * Sets entries of chunks [first, first+n), all within one leaf; slots of entries[] that are
+ * MAP_KEEP stay as they are.  The leaf is written with the next transaction even if all do.
+ */
 #define MAP_KEEP 1ull /* not a valid entry: state 1 */
 int map_set(struct map *m, uint64_t first, unsigned n, const uint64_t *entries) MUST_CHECK;
 /*
@@ -107,25 +136,44 @@ uint64_t maps_next_node(struct maps *ms);
  *
  * Damage does not stop it: leaf_fn is called with entries NULL and the first chunk of what is lost
  * (node_fn was called with its node and level just before), and -EIO is returned in the end.
+ *
+ * Nor does a leaf that is sealed and whose domain is locked: locked_fn is told of it instead of
+ * leaf_fn.  map_walk has none; it returns -ENOKEY in the end (-EIO if there was damage too).
  */
 typedef int map_node_fn(void *arg, uint64_t node, unsigned level);
 typedef int map_leaf_fn(void *arg, uint64_t first_chunk, const uint64_t entries[LEAF_CHUNKS]);
+typedef int map_locked_fn(void *arg, uint64_t first_chunk, uint32_t domain, bool foreign);
 int map_walk(struct map *m, map_node_fn *node_fn, map_leaf_fn *leaf_fn, void *arg) MUST_CHECK;
+int map_walk_locked(struct map *m, map_node_fn *node_fn, map_leaf_fn *leaf_fn,
+        map_locked_fn *locked_fn, void *arg) MUST_CHECK;
 
 struct maps_stats {
 	uint64_t bytes, limit_bytes, dirty_nodes;
 };
 void maps_stats_get(struct maps *ms, struct maps_stats *ret_stats);
 
-/* The blob codec, also used by check and the fuzz target.  Either pointer array form: for a leaf
- * values are entries, for an inner node child ids. */
+/*
+ * The blob codec, also used by check and the fuzz target.  Either pointer array form: for a leaf
+ * values are entries, for an inner node child ids.
+ */
 struct map_node {
-	unsigned level; /* 0: leaf */
+	uint16_t level;  /* 0: leaf */
+	bool foreign;    /* sealed, and refers to segments of other domains */
+	uint32_t domain; /* crypto domain that the leaf is sealed under; 0: in the clear */
 	uint64_t birth_txg;
 	uint64_t values[LEAF_CHUNKS];
 };
-/* buf holds NODE_BLOB_MAX; returns the length. */
+/* In the clear, whatever its domain.  buf holds NODE_BLOB_MAX; returns the length. */
 size_t map_node_encode(const struct map_node *n, uint64_t id, uint8_t *buf);
-/* -EUCLEAN: damaged, or not node id's blob. */
+/* A leaf, sealed under the leaf key of n->domain (not 0).  -ENOMEM, -EIO: libcrypto's. */
+int map_node_seal(const struct map_node *n, uint64_t id, const struct seal_key *key, uint8_t *buf,
+        size_t *ret_len) MUST_CHECK;
+/*
+ * -EUCLEAN: damaged, or not node id's blob.  -ENOKEY: a sealed leaf, as far as can be told without
+ * the key in order: ret_node has everything but the values.
+ */
 int map_node_decode(
         const void *blob, size_t len, uint64_t id, struct map_node *ret_node) MUST_CHECK;
+/* A sealed leaf.  -EUCLEAN also: not sealed, not authentic, or under another key. */
+int map_node_unseal(const void *blob, size_t len, uint64_t id, const struct seal_key *key,
+        struct map_node *ret_node) MUST_CHECK;

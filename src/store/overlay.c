@@ -330,7 +330,7 @@ static int write_leaves(struct image *img, uint64_t off, const uint8_t *data, si
 	return 0;
 }
 
-int store_write(struct image *img, uint64_t off, const void *data, size_t len)
+int overlay_write(struct image *img, uint64_t off, const void *data, size_t len)
 {
 	struct store *s = img->store;
 	const unsigned g = atomic_load(&s->txg_open) & 1;
@@ -341,6 +341,52 @@ int store_write(struct image *img, uint64_t off, const void *data, size_t len)
 	atomic_fetch_add_explicit(&s->groups[g].bytes, len, memory_order_relaxed);
 	atomic_fetch_add_explicit(&s->count.written_bytes, len, memory_order_relaxed);
 	return r;
+}
+
+int store_write(struct image *img, uint64_t off, const void *data, size_t len)
+{
+	return image_locked(img) ? -ENOKEY : overlay_write(img, off, data, len);
+}
+
+int overlay_touch_leaf(struct image *img, uint64_t chunk)
+{
+	struct store *s = img->store;
+	const unsigned g = atomic_load(&s->txg_open) & 1;
+	const uint64_t index = chunk >> LEAF_SHIFT;
+	const unsigned bucket = bucket_of(img, index);
+
+	image_mark_dirty(img, g);
+	atomic_fetch_add_explicit(&s->groups[g].bytes, 1, memory_order_relaxed);
+	pthread_mutex_lock(shard_of(s, bucket));
+	const bool ok = leaf_get(&s->groups[g], g, bucket, img, index);
+	pthread_mutex_unlock(shard_of(s, bucket));
+	return ok ? 0 : -ENOMEM;
+}
+
+int overlay_put_same(struct image *img, uint64_t chunk, const void *data)
+{
+	struct store *s = img->store;
+	const unsigned g = atomic_load(&s->txg_open) & 1;
+	const unsigned bucket = bucket_of(img, chunk / LEAF_CHUNKS);
+	const struct punch *punch;
+	struct punch copy;
+	struct buf *b = bufpool_get(s->bufs);
+
+	if (!b)
+		return -ENOMEM;
+	memcpy(b->data, data, CHUNK_SIZE);
+	image_mark_dirty(img, g);
+	pthread_mutex_lock(shard_of(s, bucket));
+	struct ov_leaf *l = leaf_get(&s->groups[g], g, bucket, img, chunk / LEAF_CHUNKS);
+	uint64_t *slot = l ? &l->slots[chunk % LEAF_CHUNKS] : NULL;
+	if (slot && *slot == SLOT_ABSENT &&
+	        !leaf_punched(img, g, chunk / LEAF_CHUNKS, &punch, &copy))
+		*slot = (uintptr_t)STEAL(b);
+	pthread_mutex_unlock(shard_of(s, bucket));
+	if (b)
+		bufpool_put(s->bufs, b);
+	atomic_fetch_add_explicit(&s->groups[g].bytes, CHUNK_SIZE, memory_order_relaxed);
+	return l ? 0 : -ENOMEM;
 }
 
 /* Sets n slots of one leaf to a constant: SLOT_HOLE or ENTRY_ZERO, or to entries[] where given. */
@@ -416,7 +462,7 @@ static int punch_chunks(struct image *img, uint64_t first, uint64_t last, bool z
 	return 0;
 }
 
-int store_punch(struct image *img, uint64_t off, uint64_t len, bool zero)
+int overlay_punch(struct image *img, uint64_t off, uint64_t len, bool zero)
 {
 	struct store *s = img->store;
 	const unsigned g = atomic_load(&s->txg_open) & 1;
@@ -444,6 +490,11 @@ int store_punch(struct image *img, uint64_t off, uint64_t len, bool zero)
 	return r;
 }
 
+int store_punch(struct image *img, uint64_t off, uint64_t len, bool zero)
+{
+	return image_locked(img) ? -ENOKEY : overlay_punch(img, off, len, zero);
+}
+
 int store_image_delete(struct store *s, uint64_t image)
 {
 	const unsigned g = atomic_load(&s->txg_open) & 1;
@@ -453,7 +504,9 @@ int store_image_delete(struct store *s, uint64_t image)
 	if (r < 0)
 		return r;
 	image_mark_dirty(img, g);
-	r = punch_leaves(img, g, 0, IMAGE_CHUNKS_MAX / LEAF_CHUNKS, false);
+	r = parked_drop(s, image);
+	if (r == 0)
+		r = punch_leaves(img, g, 0, IMAGE_CHUNKS_MAX / LEAF_CHUNKS, false);
 	if (r == 0) {
 		pthread_mutex_lock(&img->lock);
 		img->groups[g].deleted = true;
@@ -464,10 +517,26 @@ int store_image_delete(struct store *s, uint64_t image)
 	return r;
 }
 
+/* Does the entry refer to a segment of this crypto domain?  *known: the one asked about last. */
+static bool share_allowed(struct store *s, uint64_t entry, uint32_t domain, uint64_t *known)
+{
+	const uint64_t segment = loc_segment(entry_loc(entry));
+	uint32_t of = 0;
+
+	if (segment == *known)
+		return true;
+	/* Of a segment that is lost, the chunk is lost on both sides. */
+	if (segments_domain(s->segments, segment, &of) == 0 && of != domain)
+		return false;
+	*known = segment;
+	return true;
+}
+
 /*
  * One chunk to share, as a slot for the destination.  The buffer, if it is one, gains a reference.
  */
-static int share_slot(struct store *s, struct ov_view *v, uint64_t entry, uint64_t *ret_slot)
+static int share_slot(struct store *s, struct ov_view *v, uint64_t entry, uint32_t domain,
+        uint64_t *known, uint64_t *ret_slot)
 {
 	if (v->top) {
 		if (v->top->valid)
@@ -478,8 +547,12 @@ static int share_slot(struct store *s, struct ov_view *v, uint64_t entry, uint64
 	}
 	if (v->rest == SLOT_ABSENT)
 		v->rest = entry_state(entry) == ENTRY_HOLE ? SLOT_HOLE : entry;
-	if (slot_is_ref(v->rest))
+	if (slot_is_ref(v->rest)) {
+		/* A chunk that is on its way to the image's domain is copied, not shared. */
+		if (!share_allowed(s, v->rest, domain, known))
+			return -EAGAIN;
 		gc_mark_entry(s, v->rest);
+	}
 	*ret_slot = v->rest;
 	return 0;
 }
@@ -490,13 +563,14 @@ static int share_run(struct image *src, uint64_t from, struct image *dst, uint64
 {
 	struct store *s = src->store;
 	struct ov_view views[LEAF_CHUNKS];
-	uint64_t entries[LEAF_CHUNKS], slots[LEAF_CHUNKS] = {0};
+	uint64_t entries[LEAF_CHUNKS], slots[LEAF_CHUNKS] = {0}, known = 0;
+	const uint32_t domain = image_policy(dst).domain;
 	unsigned done = 0;
 
 	overlay_view(src, from, n, views);
 	int r = map_get(src->map, from, n, entries);
 	for (; r == 0 && done < n; done++) {
-		r = share_slot(s, &views[done], entries[done], &slots[done]);
+		r = share_slot(s, &views[done], entries[done], domain, &known, &slots[done]);
 		if (r < 0)
 			break;
 	}
@@ -530,6 +604,10 @@ int store_share(struct image *src, uint64_t src_off, struct image *dst, uint64_t
 	int r = 0;
 
 	ASSERT(src_off % CHUNK_SIZE == 0 && dst_off % CHUNK_SIZE == 0 && len % CHUNK_SIZE == 0);
+	if (image_policy(src).domain != image_policy(dst).domain)
+		return -EXDEV;
+	if (image_locked(src) || image_locked(dst))
+		return -ENOKEY;
 	image_mark_dirty(dst, g);
 	atomic_fetch_add_explicit(&s->groups[g].bytes, n, memory_order_relaxed);
 	while (done < n) {
@@ -627,63 +705,6 @@ bool overlay_clean(struct image *img)
 		clean = clean && !img->groups[g].leaves && img->groups[g].punches.n == 0;
 	pthread_mutex_unlock(&img->lock);
 	return clean;
-}
-
-/* Image lock held. */
-static uint64_t punches_next(const struct punches *ps, uint64_t leaf, bool holes)
-{
-	for (size_t i = 0; i < ps->n; i++)
-		if (ps->v[i].last > leaf && (holes || ps->v[i].zero))
-			return MAX(ps->v[i].first, leaf);
-	return IMAGE_CHUNKS_MAX / LEAF_CHUNKS;
-}
-
-uint64_t overlay_next_leaf(struct image *img, uint64_t leaf, bool holes)
-{
-	uint64_t next = IMAGE_CHUNKS_MAX / LEAF_CHUNKS;
-
-	pthread_mutex_lock(&img->lock);
-	for (unsigned g = 0; g < 2; g++) {
-		next = MIN(next, punches_next(&img->groups[g].punches, leaf, holes));
-		for (const struct ov_leaf *l = img->groups[g].leaves; l; l = l->image_next)
-			if (l->index >= leaf)
-				next = MIN(next, l->index);
-	}
-	pthread_mutex_unlock(&img->lock);
-	return next;
-}
-
-/* Image lock held: the first leaf >= leaf with slots in either group. */
-static uint64_t slots_next(const struct image *img, uint64_t leaf)
-{
-	uint64_t next = IMAGE_CHUNKS_MAX / LEAF_CHUNKS;
-
-	for (unsigned g = 0; g < 2; g++)
-		for (const struct ov_leaf *l = img->groups[g].leaves; l; l = l->image_next)
-			if (l->index >= leaf)
-				next = MIN(next, l->index);
-	return next;
-}
-
-uint64_t overlay_skip_punched(struct image *img, uint64_t leaf, bool zero)
-{
-	const unsigned g = atomic_load(&img->store->txg_open) & 1;
-	const struct punches *active = &img->groups[g].punches, *frozen = &img->groups[!g].punches;
-	uint64_t next = leaf;
-
-	if (img->groups[0].n_punches == 0 && img->groups[1].n_punches == 0)
-		return leaf;
-	pthread_mutex_lock(&img->lock);
-	const struct punch *p = punches_find(active, leaf);
-	uint64_t until = p ? p->last : punches_next(active, leaf, true);
-	if (!p) {
-		p = punches_find(frozen, leaf);
-		until = p ? MIN(until, p->last) : leaf;
-	}
-	if (p && p->zero == zero)
-		next = MIN(until, slots_next(img, leaf));
-	pthread_mutex_unlock(&img->lock);
-	return next;
 }
 
 static void leaf_free(struct store *s, struct ov_leaf *l)

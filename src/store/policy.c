@@ -46,15 +46,18 @@ int image_policy_ask(struct image *img)
 	struct image_policy p = {0};
 	const int r = h->policy ? h->policy(h->arg, img->id, &p) : 0;
 
-	if (r == 0)
-		atomic_store_explicit(&img->policy, policy_pack(&p), memory_order_release);
-	return r;
+	if (r < 0)
+		return r;
+	atomic_store_explicit(&img->policy, policy_pack(&p), memory_order_release);
+	image_lock_update(img);
+	return 0;
 }
 
 void store_policy_set(struct image *img, const struct image_policy *policy)
 {
 	atomic_store(&img->policy_txg, atomic_load(&img->store->txg_open));
 	atomic_store_explicit(&img->policy, policy_pack(policy), memory_order_release);
+	image_lock_update(img);
 }
 
 void store_policy_get(struct image *img, struct image_policy *ret_policy)

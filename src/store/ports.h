@@ -64,6 +64,7 @@ struct segment_row {
 typedef int image_row_fn(void *arg, const struct image_row *row);
 typedef int segment_row_fn(void *arg, const struct segment_row *row);
 typedef int node_id_fn(void *arg, uint64_t id);
+typedef int parked_fn(void *arg, uint64_t image, uint64_t id, const void *blob, size_t len);
 
 struct meta_ops {
 	int (*state_get)(struct meta *m, struct store_state *ret_state);
@@ -76,6 +77,12 @@ struct meta_ops {
 	 * in batches. */
 	int (*node_each)(struct meta *m, uint64_t first, uint64_t last, node_id_fn *fn, void *arg);
 
+	/*
+	 * Intent-log records that wait for a key (parked.c), in order of image and id: of one image,
+	 * or (0) of all.  As node_each.
+	 */
+	int (*parked_each)(struct meta *m, uint64_t image, parked_fn *fn, void *arg);
+
 	int (*begin)(struct meta *m);
 	int (*node_put)(struct meta *m, uint64_t id, const void *blob, size_t len);
 	int (*node_del)(struct meta *m, uint64_t id); /* 0 when it is not there */
@@ -83,11 +90,21 @@ struct meta_ops {
 	int (*image_del)(struct meta *m, uint64_t image); /* 0 when it is not there */
 	int (*segment_put)(struct meta *m, const struct segment_row *row);
 	int (*segment_del)(struct meta *m, uint64_t id);
+	/* Ids are from 1, image is not 0. */
+	int (*parked_put)(
+	        struct meta *m, uint64_t image, uint64_t id, const void *blob, size_t len);
+	/* id 0: all of the image.  0 when there is none. */
+	int (*parked_del)(struct meta *m, uint64_t image, uint64_t id);
 	/* Applies namespace rows, in order.  Rows are idempotent "put"s and "del"s. */
 	int (*rows_apply)(struct meta *m, const void *rows, size_t len);
 	int (*state_put)(struct meta *m, const struct store_state *state);
 	int (*commit)(struct meta *m); /* durable when it returns 0 */
 	void (*rollback)(struct meta *m);
+	/*
+	 * Not in a transaction, on the thread that commits: overwrites on the backing what deleted
+	 * and replaced rows left behind.  What is in the way (a reader that stays) is -EBUSY.
+	 */
+	int (*scrub)(struct meta *m);
 };
 
 /* First member of the implementation. */

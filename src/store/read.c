@@ -383,6 +383,8 @@ int store_readv(struct image *img, uint64_t off, size_t len, struct readv *ret_r
 	struct store *s = img->store;
 
 	ASSERT(len <= READ_MAX && off <= IMAGE_SIZE_MAX && len <= IMAGE_SIZE_MAX - off);
+	if (image_locked(img))
+		return -ENOKEY;
 	struct read_ctx *c = ctx_get(s);
 	if (!c)
 		return -ENOMEM;
@@ -535,6 +537,8 @@ int store_seek(struct image *img, uint64_t off, bool hole, uint64_t *ret_off)
 	bool data[LEAF_CHUNKS];
 	int r;
 
+	if (image_locked(img))
+		return -ENOKEY;
 	if (overlay_clean(img)) {
 		uint64_t found;
 		r = map_next(img->map, chunk, hole, &found);
@@ -607,7 +611,8 @@ int store_allocated(struct image *img, uint64_t *ret_chunks)
 
 	map_row(img->map, &row);
 	int64_t n = (int64_t)(row.data_chunks + row.zero_chunks);
-	for (unsigned i = 0; i < ALLOCATED_LEAVES_MAX; i++, leaf++) {
+	/* Locked: nothing of it is in the overlay but a deletion, or what was parked, on its way. */
+	for (unsigned i = 0; i < ALLOCATED_LEAVES_MAX && !image_locked(img); i++, leaf++) {
 		int r = next_changed_leaf(img, leaf, &leaf);
 		if (r < 0)
 			return r;

@@ -541,6 +541,23 @@ int segments_domain(struct segments *ss, uint64_t segment, uint32_t *ret_domain)
 	return r;
 }
 
+int segments_of_domain(struct segments *ss, uint32_t domain, uint64_t **ret_ids, size_t *ret_n)
+{
+	size_t n = 0;
+
+	pthread_mutex_lock(&ss->lock);
+	uint64_t *ids = malloc(MAX(ss->rows.n, (size_t)1) * sizeof(*ids));
+	for (size_t i = 0; ids && i < ss->rows.n; i++)
+		if (ss->rows.v[i]->domain == domain)
+			ids[n++] = ss->rows.v[i]->id;
+	pthread_mutex_unlock(&ss->lock);
+	if (!ids)
+		return -ENOMEM;
+	*ret_ids = ids;
+	*ret_n = n;
+	return 0;
+}
+
 unsigned segments_list(
         struct segments *ss, uint64_t after, struct segment_row *ret_rows, unsigned cap)
 {

@@ -124,6 +124,9 @@ unsigned segments_list(
 bool segments_exists(struct segments *ss, uint64_t segment);
 /* The crypto domain of all its frames.  -ESTALE: no such segment. */
 int segments_domain(struct segments *ss, uint64_t segment, uint32_t *ret_domain) MUST_CHECK;
+/* The ids of all segments of a domain, ascending; *ret_ids (malloc) is the caller's.  -ENOMEM. */
+int segments_of_domain(
+        struct segments *ss, uint32_t domain, uint64_t **ret_ids, size_t *ret_n) MUST_CHECK;
 /*
  * May this slot be referred to by an image of this crypto domain: it is in a segment of that domain,
  * is assigned, was not given up by an abort, and was not left out by a rewrite.  Cheap for segments

@@ -100,6 +100,8 @@ struct image {
 	struct store *store;
 	uint64_t id;
 	struct map *map;
+	/* Its key is not there, or records wait for it to be applied: -ENOKEY; image_lock_update() */
+	_Atomic bool locked;
 	unsigned refs;           /* images_lock */
 	struct image *hash_next; /* images_lock */
 	pthread_mutex_t lock;
@@ -144,6 +146,8 @@ struct txg_control {
 	uint64_t maps_unsure;   /* maps_unsure() when this attempt began; the txg thread's */
 	bool stop, running, has_thread;
 	pthread_t thread;
+	bool scrub_wanted; /* lock: the metadata store's scrub is to follow the next commit */
+	int scrub_result;  /* lock: of the last one */
 };
 
 struct flush_waiter {
@@ -159,6 +163,8 @@ struct flush_control {
 	struct flush_waiter *queue; /* waiting for a leader */
 	bool leading;
 	uint64_t disabled_until; /* the log is unusable until this group is committed; 0: usable */
+	bool wiping;             /* flushes commit groups meanwhile */
+	uint8_t *plain;          /* the leader's: records to be sealed; ILOG_SEALED_PLAIN_MAX, owned */
 	/* the txg thread's */
 	uint64_t replace_tried_ns;
 };
@@ -180,6 +186,18 @@ struct gc_control {
 	_Atomic bool kicked;
 	_Atomic uint64_t dead_estimate; /* data entries dropped since the last collection */
 	_Atomic bool running;
+};
+
+/* Records of the intent log that wait for a key; parked.c. */
+struct parked {
+	pthread_mutex_t apply_lock;
+	pthread_mutex_t lock; /* of all below */
+	_Atomic uint64_t n;   /* records; changed under lock */
+	uint64_t next_id;
+	struct parked_count *counts;    /* owned */
+	struct parked_record *pending;  /* owned: to be put by the next transaction */
+	struct parked_done *done;       /* owned: to be deleted by their group's */
+	size_t n_counts, counts_cap, n_pending, pending_cap, n_done, done_cap;
 };
 
 /* What can be wrong, the gravest first (health.c). */
@@ -211,12 +229,15 @@ struct store {
 	pthread_mutex_t shards[OVERLAY_SHARDS];
 	pthread_mutex_t rows_lock;
 
+	pthread_mutex_t wipe_lock; /* outermost: one wiping at a time */
+
 	pthread_mutex_t images_lock;
 	struct image **images; /* IMAGE_BUCKETS */
 
 	struct txg_control txg;
 	struct flush_control flush;
 	struct gc_control gc;
+	struct parked parked;
 	struct readahead *readahead;
 	struct commit_pool *commit;
 	struct read_ctx *read_free; /* read_lock */
@@ -262,12 +283,32 @@ int images_each(struct store *s, image_fn *fn, void *arg) MUST_CHECK;
 struct image_policy image_policy(const struct image *img);
 /* Asks the layer above for it.  Gate open. */
 int image_policy_ask(struct image *img) MUST_CHECK;
-/* The key of its domain is there. */
+/* The key of its domain is there, or (recovery) will be asked for later. */
 bool image_unlocked(const struct image *img);
 /* Any thread. */
 void image_cost_add(struct image *img, const struct policy_cost *cost);
 
+/* --- domain.c: locked and unlocked --- */
+/* May the image's content be had and changed?  After anything that this depends on has changed. */
+void image_lock_update(struct image *img);
+static inline bool image_locked(const struct image *img)
+{
+	return UNLIKELY(atomic_load_explicit(&img->locked, memory_order_relaxed));
+}
+/* The crypto domain of a segment, for maps_set_keys; of one that does not exist: UINT32_MAX. */
+uint32_t domain_of_segment(void *arg, uint64_t segment);
+/*
+ * The part of store_wipe_dead() that is not segments: what the intent log and the metadata store
+ * hold of what is not there any more is overwritten.
+ */
+int domain_wipe_log_and_meta(struct store *s) MUST_CHECK;
+
 /* --- overlay.c --- */
+/* store_write and store_punch of an image that may be locked (recovery, keys that came). */
+int overlay_write(struct image *img, uint64_t off, const void *data, size_t len) MUST_CHECK;
+int overlay_punch(struct image *img, uint64_t off, uint64_t len, bool zero) MUST_CHECK;
+/* Inside the gate: the map leaf that holds chunk is written with this group, changed or not. */
+int overlay_touch_leaf(struct image *img, uint64_t chunk) MUST_CHECK;
 int overlay_init(struct store *s) MUST_CHECK;
 void overlay_free(struct store *s);
 /*
@@ -285,6 +326,11 @@ void overlay_view(struct image *img, uint64_t first, unsigned n, struct ov_view 
 void ov_view_release(struct store *s, struct ov_view *v);
 /* Makes one chunk share a map entry (recovery). */
 int overlay_set(struct image *img, uint64_t chunk, uint64_t entry) MUST_CHECK;
+/*
+ * The content that the map has of a chunk anyway, to be stored anew; unless the active group has
+ * something to say about it.  Not logged.  Inside the gate.
+ */
+int overlay_put_same(struct image *img, uint64_t chunk, const void *data) MUST_CHECK;
 /* Nothing of the image is in the overlay. */
 bool overlay_clean(struct image *img);
 /*
@@ -339,7 +385,18 @@ bool txg_impatient(const struct store *s);
 /* The same of a map that answers -EIO, or it is known for certain.  While a group is committed. */
 bool txg_map_lost(const struct store *s);
 
+/*
+ * The metadata store overwrites what deleted rows left behind; waits for a commit, after which the
+ * txg thread does it.
+ */
+int txg_scrub(struct store *s) MUST_CHECK;
+
 /* --- flush.c --- */
+/*
+ * Commits everything, then overwrites the whole ring of the intent log with zeros, durably.  -EBUSY:
+ * that is under way; -EIO: also while the log is broken and about to be replaced.
+ */
+int flush_wipe(struct store *s) MUST_CHECK;
 /* After group txg is committed (txg thread). */
 void flush_txg_committed(struct store *s, uint64_t txg);
 
@@ -377,3 +434,43 @@ void readahead_stop(struct store *s);
 /* Brings the range (CHUNK_SIZE aligned) into the cache, as far as there is room in the queue. */
 void readahead_want(struct image *img, uint64_t off, uint64_t len);
 void readahead_note(struct image *img, uint64_t off, size_t len, bool missed);
+
+/* --- recover.c --- */
+/* Replays the intent log and commits what it held. */
+int recover(struct store *s, struct errmsg *em) MUST_CHECK;
+/* A content record (types 1-4, or sealed), taken up. */
+struct replay {
+	struct image *img; /* referenced */
+	const struct ilog_record *rec;
+	uint8_t *plain; /* owned: the records in a sealed one */
+	size_t plain_len;
+};
+/*
+ * Opens the image and the seal.  -ENOKEY: a key is not there that this record, or committing it,
+ * takes.  -EUCLEAN: not authentic.  Gate open, or during recovery.
+ */
+int replay_take(struct store *s, const struct ilog_record *rec, struct replay *rp) MUST_CHECK;
+/* Into the overlay; inside the gate, or during recovery. */
+int replay_apply(struct replay *rp) MUST_CHECK;
+void replay_release(struct replay *rp);
+
+/* --- parked.c --- */
+void parked_init(struct store *s);
+void parked_free(struct store *s);
+/* Reads what the metadata store has. */
+int parked_load(struct store *s) MUST_CHECK;
+/* Recovery: the next transaction puts the record. */
+int parked_add(struct store *s, const struct ilog_record *rec) MUST_CHECK;
+bool parked_has(struct store *s, uint64_t image);
+/* The image is deleted, inside the gate: its records go with this group. */
+int parked_drop(struct store *s, uint64_t image) MUST_CHECK;
+/*
+ * Applies the records of all images whose keys are there now; waits for the commits.  The first
+ * error of those that could not; the others are done.
+ */
+int parked_apply(struct store *s) MUST_CHECK;
+int parked_txg_write(struct store *s, uint64_t txg) MUST_CHECK;
+void parked_txg_committed(struct store *s, uint64_t txg);
+/* The domains whose segments parked records refer to; foreign: and others'. */
+typedef void parked_share_fn(void *arg, uint32_t domain, bool foreign);
+void parked_shares(struct store *s, parked_share_fn *fn, void *arg);

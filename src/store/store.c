@@ -1,11 +1,5 @@
 /*
- * store.c - opening, recovering and closing the engine; its numbers
- *
- * Recovery.  The metadata store holds the last committed group and the intent log's tail.  Batches
- * from there on are replayed: records of groups already committed are skipped, the others go into
- * the overlay and the row log as if they were written now.  Then one group is committed, under a
- * new log epoch, which empties the log.  Nothing else is needed; how long it takes is bounded by
- * the log's size.  A crash during recovery leaves the log and the old state as they were.
+ * store.c - opening and closing the engine (recover.c recovers); its numbers
  */
 #include <errno.h>
 #include <stdarg.h>
@@ -38,98 +32,6 @@ int store_rows_append(struct store *s, const void *rows, size_t len)
 uint64_t store_txg(struct store *s)
 {
 	return atomic_load(&s->txg_open);
-}
-
-/* --- recovery --- */
-
-static int replay_share(struct image *img, const struct ilog_record *rec)
-{
-	if (rec->len % 8 || rec->off % CHUNK_SIZE)
-		return -EUCLEAN;
-	for (uint64_t i = 0; i < rec->len / 8; i++) {
-		const uint64_t e = get_u64((const uint8_t *)rec->data + i * 8);
-		if (entry_state(e) != ENTRY_DATA)
-			return -EUCLEAN;
-		const int r = overlay_set(img, rec->off / CHUNK_SIZE + i, e);
-		if (r < 0)
-			return r;
-	}
-	return 0;
-}
-
-static int replay_image(struct store *s, const struct ilog_record *rec)
-{
-	struct image *img;
-	int r;
-
-	if (rec->type != ILOG_SHARE &&
-	        (rec->off > IMAGE_SIZE_MAX || rec->len > IMAGE_SIZE_MAX - rec->off))
-		return -EUCLEAN;
-	if (rec->type == ILOG_DELETE)
-		return store_image_delete(s, rec->image);
-	r = store_image_open(s, rec->image, &img);
-	if (r < 0)
-		return r;
-	if (rec->type == ILOG_DATA)
-		r = store_write(img, rec->off, rec->data, rec->len);
-	else if (rec->type == ILOG_SHARE)
-		r = replay_share(img, rec);
-	else
-		r = store_punch(img, rec->off, rec->len, rec->type == ILOG_ZERO);
-	store_image_close(img);
-	return r;
-}
-
-static int replay_record(void *arg, const struct ilog_record *rec)
-{
-	struct store *s = arg;
-	const struct store_hooks *h = &s->cfg.hooks;
-
-	if (rec->txg <= s->state.txg)
-		return 0;
-	if (rec->type != ILOG_ROWS)
-		return replay_image(s, rec);
-	const int r = store_rows_append(s, rec->data, rec->len);
-	if (r < 0 || !h->replay_rows)
-		return r;
-	return h->replay_rows(h->arg, rec->data, rec->len);
-}
-
-static int ask_policy(void *arg, struct image *img)
-{
-	(void)arg;
-	pthread_mutex_lock(&img->lock);
-	const bool deleted = img->groups[0].deleted || img->groups[1].deleted;
-	pthread_mutex_unlock(&img->lock);
-	return deleted ? 0 : image_policy_ask(img);
-}
-
-static int recover(struct store *s, struct errmsg *em)
-{
-	struct store_state *st = &s->state;
-	uint64_t off, seq;
-	int r = ilog_replay(s->log, st->log_epoch, st->log_tail_off, st->log_tail_seq,
-	        replay_record, s, &off, &seq, em);
-
-	if (r == -EUCLEAN)
-		return r;
-	if (r == 0) /* rows that came later may have changed them */
-		r = images_each(s, ask_policy, NULL);
-	if (r < 0)
-		return errmsg_set(em, r, "cannot replay the intent log: %s", strerror(-r));
-	if (s->cfg.read_only)
-		return 0;
-	/*
-	 * Everything replayed goes into one group; its commit names the new epoch and an empty log.
-	 */
-	const uint64_t epoch = st->log_epoch + 1;
-	ilog_start(s->log, epoch, off, off, seq);
-	st->log_epoch = epoch;
-	r = txg_commit_now(s);
-	if (r < 0)
-		return errmsg_set(
-		        em, r, "cannot commit what the intent log held: %s", strerror(-r));
-	return 0;
 }
 
 /* --- the dedupe index, filled in the background --- */
@@ -226,10 +128,12 @@ static void init_locks(struct store *s)
 	pthread_cond_init(&s->flush.cond, NULL);
 	pthread_mutex_init(&s->rows_lock, NULL);
 	pthread_mutex_init(&s->images_lock, NULL);
+	pthread_mutex_init(&s->wipe_lock, NULL);
 	pthread_mutex_init(&s->txg.lock, NULL);
 	pthread_mutex_init(&s->flush.lock, NULL);
 	pthread_mutex_init(&s->read_lock, NULL);
 	pthread_mutex_init(&s->health.lock, NULL);
+	parked_init(s);
 }
 
 /*
@@ -282,6 +186,8 @@ static int open_parts(struct store *s, struct errmsg *em)
 		r = -ENOMEM;
 	if (r == 0)
 		r = gc_init(s);
+	if (r == 0)
+		maps_set_keys(s->maps, s->keyring, domain_of_segment, s);
 	if (r == 0)
 		r = commit_pool_start(s);
 	return r < 0 ? errmsg_set(em, r, "cannot start the store: %s", strerror(-r)) : 0;
@@ -371,13 +277,14 @@ void store_abandon(struct store *s)
 	read_ctx_free_all(s);
 	images_free(s);
 	gc_free(s);
+	parked_free(s);
 	maps_free(s->maps);
 	segments_close(s->segments);
 	ilog_close(s->log);
 	cache_free(s->cache);
 	dedupe_free(s->dedupe);
 	bufpool_free(s->bufs);
-	keyring_free(s->own_keyring);
+	free(s->flush.plain);
 	free(s);
 }
 

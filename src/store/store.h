@@ -201,6 +201,7 @@ struct gc_report {
 	uint64_t rewritten_bytes; /* written to do so */
 	uint64_t live_chunks, dead_chunks;
 	uint64_t nodes_freed;
+	uint64_t segments_locked; /* left alone: what refers to them is sealed, and its key not here */
 };
 /* One full mark and sweep; waits.  full: rewrite every segment with anything dead in it. */
 int store_gc(struct store *s, bool full, gc_progress_fn *fn, void *arg,
@@ -246,7 +247,9 @@ struct image_stats {
 };
 /*
  * Counts for n images; exact walks all maps to tell unique from shared chunks (progress as in
- * store_gc).  Unknown ids get zeros.
+ * store_gc).  Unknown ids get zeros.  Of an image with map leaves whose crypto domain is locked,
+ * unique and shared are not known: both are 0; for others in the same domain, unique may be too
+ * high then.
  */
 int store_image_stats(struct store *s, const uint64_t *images, size_t n, bool exact,
         gc_progress_fn *fn, void *arg, struct image_stats *ret_stats) MUST_CHECK;

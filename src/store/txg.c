@@ -229,6 +229,8 @@ static int put_all(struct store *s, uint64_t txg, struct store_state *state)
 	if (r == 0)
 		r = delete_images(s, txg & 1);
 	if (r == 0)
+		r = parked_txg_write(s, txg);
+	if (r == 0)
 		r = gc_txg_write(s);
 	if (r == 0)
 		r = segments_txg_write(s->segments);
@@ -266,6 +268,7 @@ static void committed(struct store *s, uint64_t txg, uint64_t start_ns)
 	maps_txg_committed(s->maps);
 	segments_txg_committed(s->segments);
 	overlay_release(s, txg & 1);
+	parked_txg_committed(s, txg);
 	gc_txg_committed(s, txg);
 	if (s->log)
 		ilog_trim(s->log, s->state.log_tail_off);
@@ -304,6 +307,42 @@ static int commit_group(struct store *s, uint64_t txg)
 	return 0;
 }
 
+/* The metadata store overwrites what it deleted, if somebody waits for that. */
+static void scrub_if_wanted(struct store *s)
+{
+	struct txg_control *t = &s->txg;
+	struct meta *m = s->cfg.meta;
+
+	pthread_mutex_lock(&t->lock);
+	const bool wanted = t->scrub_wanted;
+	t->scrub_wanted = false;
+	pthread_mutex_unlock(&t->lock);
+	if (!wanted)
+		return;
+	const int r = m->ops->scrub(m);
+	pthread_mutex_lock(&t->lock);
+	t->scrub_result = r;
+	pthread_mutex_unlock(&t->lock);
+}
+
+int txg_scrub(struct store *s)
+{
+	struct txg_control *t = &s->txg;
+
+	if (s->cfg.read_only)
+		return -EROFS;
+	pthread_mutex_lock(&t->lock);
+	t->scrub_wanted = true;
+	t->scrub_result = -EIO; /* until it was tried */
+	pthread_mutex_unlock(&t->lock);
+	const int r = store_sync(s);
+	pthread_mutex_lock(&t->lock);
+	t->scrub_wanted = false;
+	const int result = t->scrub_result;
+	pthread_mutex_unlock(&t->lock);
+	return r < 0 ? r : result;
+}
+
 int txg_commit_now(struct store *s)
 {
 	unsigned g;
@@ -312,6 +351,8 @@ int txg_commit_now(struct store *s)
 		freeze(s);
 	const uint64_t txg = atomic_load(&s->txg_open) - 1;
 	const int r = commit_group(s, txg);
+	if (r == 0)
+		scrub_if_wanted(s);
 	pthread_mutex_lock(&s->txg.lock);
 	s->txg.attempts++;
 	s->txg.failed_in_row = r < 0 ? s->txg.failed_in_row + 1 : 0;

@@ -1,7 +1,7 @@
 #!/bin/bash
 # help is complete and goes to stdout; a mistake is one line that helps
 . "$(dirname "$0")/lib.sh"
-commands="create mount umount status stats images check gc help"
+commands="create mount umount status stats images check gc key help"
 
 run 0 "$WEIR" help
 for c in $commands; do says out "  $c "; done

@@ -27,8 +27,18 @@ struct table {
 	size_t n, cap;
 };
 
-enum change_kind { CHANGE_NODE, CHANGE_IMAGE, CHANGE_SEGMENT, CHANGE_STATE, CHANGE_ROWS };
-#define TABLES 3 /* the first kinds have one */
+enum change_kind {
+	CHANGE_NODE,
+	CHANGE_IMAGE,
+	CHANGE_SEGMENT,
+	CHANGE_PARKED,
+	CHANGE_STATE,
+	CHANGE_ROWS,
+};
+#define TABLES 4 /* the first kinds have one */
+
+/* Parked records lie by image << PARKED_SHIFT | id. */
+#define PARKED_SHIFT 32
 
 struct change {
 	enum change_kind kind;
@@ -48,7 +58,7 @@ struct fake_meta {
 	struct table tables[TABLES];
 	struct store_state state;
 	struct bytes_out rows;
-	uint64_t commits;
+	uint64_t commits, scrubs;
 
 	pthread_mutex_t mutex; /* the transaction's list, faults and hook */
 	bool open;
@@ -229,7 +239,7 @@ static int fake_image_get(struct meta *m, uint64_t image, struct image_row *ret_
 
 /* Calls fn for rows in [first, last], in order, in batches, without the lock. */
 static int each(struct fake_meta *f, enum change_kind kind, uint64_t first, uint64_t last,
-        int (*fn)(void *arg, uint64_t id, const void *data), void *arg)
+        int (*fn)(void *arg, uint64_t id, const void *data, size_t len), void *arg)
 {
 	struct row batch[EACH_BATCH];
 	int r = fault_hit(f, &f->reads);
@@ -242,11 +252,12 @@ static int each(struct fake_meta *f, enum change_kind kind, uint64_t first, uint
 		for (size_t i = table_find(t, first);
 		        i < t->n && n < EACH_BATCH && t->rows[i].id <= last; i++)
 			batch[n++] = (struct row){.id = t->rows[i].id,
-			        .data = copy_of(t->rows[i].data, t->rows[i].len)};
+			        .data = copy_of(t->rows[i].data, t->rows[i].len),
+			        .len = t->rows[i].len};
 		pthread_rwlock_unlock(&f->lock);
 		for (size_t i = 0; i < n; i++) {
 			if (r == 0)
-				r = fn(arg, batch[i].id, batch[i].data);
+				r = fn(arg, batch[i].id, batch[i].data, batch[i].len);
 			free(batch[i].data);
 		}
 		if (n > 0)
@@ -260,24 +271,31 @@ struct each_arg {
 	image_row_fn *image;
 	segment_row_fn *segment;
 	node_id_fn *node;
+	parked_fn *parked;
 };
 
-static int each_image(void *arg, uint64_t id, const void *data)
+static int each_image(void *arg, uint64_t id, const void *data, size_t len)
 {
 	const struct each_arg *e = arg;
 	return e->image(e->arg, data);
 }
 
-static int each_segment(void *arg, uint64_t id, const void *data)
+static int each_segment(void *arg, uint64_t id, const void *data, size_t len)
 {
 	const struct each_arg *e = arg;
 	return e->segment(e->arg, data);
 }
 
-static int each_node(void *arg, uint64_t id, const void *data)
+static int each_node(void *arg, uint64_t id, const void *data, size_t len)
 {
 	const struct each_arg *e = arg;
 	return e->node(e->arg, id);
+}
+
+static int each_parked(void *arg, uint64_t id, const void *data, size_t len)
+{
+	const struct each_arg *e = arg;
+	return e->parked(e->arg, id >> PARKED_SHIFT, id & UINT32_MAX, data, len);
 }
 
 static int fake_image_each(struct meta *m, image_row_fn *fn, void *arg)
@@ -296,6 +314,14 @@ static int fake_node_each(struct meta *m, uint64_t first, uint64_t last, node_id
 {
 	struct each_arg e = {.arg = arg, .node = fn};
 	return each(fake(m), CHANGE_NODE, first, last, each_node, &e);
+}
+
+static int fake_parked_each(struct meta *m, uint64_t image, parked_fn *fn, void *arg)
+{
+	struct each_arg e = {.arg = arg, .parked = fn};
+	const uint64_t first = image << PARKED_SHIFT;
+	return each(fake(m), CHANGE_PARKED, first, image ? first | UINT32_MAX : UINT64_MAX,
+	        each_parked, &e);
 }
 
 /* --- the transaction --- */
@@ -367,6 +393,19 @@ static int fake_segment_del(struct meta *m, uint64_t id)
 	return change_add(m, CHANGE_SEGMENT, true, id, NULL, 0);
 }
 
+static int fake_parked_put(
+        struct meta *m, uint64_t image, uint64_t id, const void *blob, size_t len)
+{
+	ASSERT(image && id && id <= UINT32_MAX);
+	return change_add(m, CHANGE_PARKED, false, image << PARKED_SHIFT | id, blob, len);
+}
+
+/* With id 0: all of the image. */
+static int fake_parked_del(struct meta *m, uint64_t image, uint64_t id)
+{
+	return change_add(m, CHANGE_PARKED, true, image << PARKED_SHIFT | id, NULL, 0);
+}
+
 static int fake_rows_apply(struct meta *m, const void *rows, size_t len)
 {
 	return change_add(m, CHANGE_ROWS, false, 0, rows, len);
@@ -388,7 +427,14 @@ static void changes_drop(struct fake_meta *f)
 /* Takes the change's data. */
 static void change_apply(struct fake_meta *f, struct change *c)
 {
-	if (c->kind < TABLES && c->del) {
+	if (c->kind == CHANGE_PARKED && c->del && !(c->row.id & UINT32_MAX)) {
+		struct table *t = &f->tables[CHANGE_PARKED];
+		size_t i;
+
+		while ((i = table_find(t, c->row.id)) < t->n &&
+		        t->rows[i].id >> PARKED_SHIFT == c->row.id >> PARKED_SHIFT)
+			table_del(t, t->rows[i].id);
+	} else if (c->kind < TABLES && c->del) {
 		table_del(&f->tables[c->kind], c->row.id);
 	} else if (c->kind < TABLES) {
 		table_put(&f->tables[c->kind], c->row);
@@ -433,6 +479,19 @@ static void fake_rollback(struct meta *m)
 	pthread_mutex_unlock(&f->mutex);
 }
 
+static int fake_scrub(struct meta *m)
+{
+	struct fake_meta *f = fake(m);
+	const int r = fault_hit(f, &f->writes);
+
+	if (r < 0)
+		return r;
+	pthread_rwlock_wrlock(&f->lock);
+	f->scrubs++;
+	pthread_rwlock_unlock(&f->lock);
+	return 0;
+}
+
 static const struct meta_ops fake_ops = {
         .state_get = fake_state_get,
         .node_get = fake_node_get,
@@ -440,6 +499,7 @@ static const struct meta_ops fake_ops = {
         .image_each = fake_image_each,
         .segment_each = fake_segment_each,
         .node_each = fake_node_each,
+        .parked_each = fake_parked_each,
         .begin = fake_begin,
         .node_put = fake_node_put,
         .node_del = fake_node_del,
@@ -447,10 +507,13 @@ static const struct meta_ops fake_ops = {
         .image_del = fake_image_del,
         .segment_put = fake_segment_put,
         .segment_del = fake_segment_del,
+        .parked_put = fake_parked_put,
+        .parked_del = fake_parked_del,
         .rows_apply = fake_rows_apply,
         .state_put = fake_state_put,
         .commit = fake_commit,
         .rollback = fake_rollback,
+        .scrub = fake_scrub,
 };
 
 /* --- for the tests --- */
@@ -534,6 +597,22 @@ void fake_meta_on_node_get(struct fake_meta *f, fake_meta_hook_fn *fn, void *arg
 	f->hook = fn;
 	f->hook_arg = arg;
 	pthread_mutex_unlock(&f->mutex);
+}
+
+uint64_t fake_meta_scrubs(struct fake_meta *f)
+{
+	pthread_rwlock_rdlock(&f->lock);
+	const uint64_t scrubs = f->scrubs;
+	pthread_rwlock_unlock(&f->lock);
+	return scrubs;
+}
+
+size_t fake_meta_parked_count(struct fake_meta *f)
+{
+	pthread_rwlock_rdlock(&f->lock);
+	const size_t n = f->tables[CHANGE_PARKED].n;
+	pthread_rwlock_unlock(&f->lock);
+	return n;
 }
 
 size_t fake_meta_node_count(struct fake_meta *f)

@@ -42,6 +42,8 @@ typedef void fake_meta_hook_fn(void *arg, uint64_t id);
 void fake_meta_on_node_get(struct fake_meta *f, fake_meta_hook_fn *fn, void *arg);
 
 /* Committed rows, without a transaction: for damage and for making a state to begin with. */
+uint64_t fake_meta_scrubs(struct fake_meta *f);
+size_t fake_meta_parked_count(struct fake_meta *f);
 size_t fake_meta_node_count(struct fake_meta *f);
 bool fake_meta_node_exists(struct fake_meta *f, uint64_t id);
 /* Flips one bit of the blob, at offset bit / 8 (modulo its length). */

@@ -272,6 +272,7 @@ struct env {
 	struct chunk_hasher hasher;
 	struct keyring *keyring; /* of the same */
 	struct segments *ss;
+	uint32_t domain; /* that frames are appended to */
 	uint64_t txg, next_segment, table_bytes;
 	bool read_only;
 	struct known *known;
@@ -356,6 +357,28 @@ static inline int env_teardown(void **state)
 	return 0;
 }
 
+/* The same, and all frames go to crypto domain 1. */
+static inline int env_setup_sealed(void **state)
+{
+	const uint8_t key[SEAL_KEY_LEN] = "the key of domain one, 32 bytes";
+	const int r = env_setup(state);
+	struct env *e = *state;
+
+	assert_int_equal(keyring_add(e->keyring, 1, key), 0);
+	e->domain = 1;
+	return r;
+}
+
+static inline struct hash128 env_hash(struct env *e, uint32_t domain, const void *chunk)
+{
+	const struct crypto_domain *d = keyring_get(e->keyring, domain);
+
+	assert_non_null(d);
+	const struct hash128 h = chunk_hash(&d->hasher, chunk);
+	keyring_put(e->keyring, d);
+	return h;
+}
+
 /* Appends one frame of n chunks with seeds from `seed` on. */
 static inline int frame_append(struct env *e, uint64_t seed, unsigned n, uint64_t *ret_loc)
 {
@@ -365,11 +388,13 @@ static inline int frame_append(struct env *e, uint64_t seed, unsigned n, uint64_
 
 	for (unsigned i = 0; i < n; i++) {
 		chunk_fill(seed + i, chunks + i * CHUNK_SIZE);
-		hashes[i] = chunk_hash(&e->hasher, chunks + i * CHUNK_SIZE);
+		hashes[i] = env_hash(e, e->domain, chunks + i * CHUNK_SIZE);
 	}
 	spec.codec = frame_pack(chunks, n, packed, &spec.payload_len);
 	spec.payload = spec.codec == CODEC_RAW ? chunks : packed;
+	spec.crypto = keyring_get(e->keyring, e->domain);
 	const int r = segments_append(e->ss, e->txg, &spec, ret_loc);
+	keyring_put(e->keyring, spec.crypto);
 	free(chunks);
 	return r;
 }
@@ -438,9 +463,12 @@ static inline void readback_fn(
 {
 	struct readback *rb = arg;
 	uint8_t want[CHUNK_SIZE];
+	uint32_t domain = 0;
 
+	if (segments_domain(rb->e->ss, loc_segment(loc), &domain) < 0)
+		rb->wrong = true;
 	for (unsigned i = 0; i < n; i++) {
-		const struct hash128 h = chunk_hash(&rb->e->hasher, chunks + i * CHUNK_SIZE);
+		const struct hash128 h = env_hash(rb->e, domain, chunks + i * CHUNK_SIZE);
 		rb->wrong |= !hash_equal(h, hashes[i]);
 		for (unsigned k = 0; k < rb->n; k++) {
 			if (rb->locs[k] != loc + i)

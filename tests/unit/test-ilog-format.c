@@ -239,7 +239,12 @@ static void test_records_outside_the_rules_are_refused(void **state)
 {
 	static const struct ilog_record bad[] = {
 	        {0, 1, 1, 0, 0},
-	        {(enum ilog_type)7, 1, 1, 0, 0},
+	        {(enum ilog_type)8, 1, 1, 0, 0},
+	        {ILOG_SEALED, 1, 1, 0, 100},
+	        {ILOG_SEALED, 1, 1, 0, ILOG_SEALED_OVERHEAD, NULL, 7},
+	        {ILOG_SEALED, 1, 1, 8, 100, NULL, 7},
+	        {ILOG_SEALED, 1, 1, 0, ILOG_SEALED_OVERHEAD + ILOG_SEALED_PLAIN_MAX + 1, NULL, 7},
+	        {ILOG_PUNCH, 1, 1, 0, 8, NULL, 7},
 	        {ILOG_DATA, 1, 1, IMAGE_SIZE_MAX, 8},
 	        {ILOG_DATA, 1, 1, UINT64_MAX, 8},
 	        {ILOG_DATA, 1, 1, 0, ILOG_BATCH_MAX + 1},
@@ -261,6 +266,7 @@ static void test_records_outside_the_rules_are_refused(void **state)
 		struct bytes_in in = {.data = buf, .len = sizeof(buf)};
 		assert_false(ilog_record_valid(&bad[i]));
 		put_u32(buf, bad[i].type);
+		put_u32(buf + 4, bad[i].domain);
 		put_u64(buf + 8, bad[i].txg);
 		put_u64(buf + 16, bad[i].image);
 		put_u64(buf + 24, bad[i].off);
@@ -306,6 +312,125 @@ static void test_records_come_back_as_they_were(void **state)
 	assert_int_equal(in.pos, in.len);
 }
 
+/* --- sealed records --- */
+
+/* Of the key 0, 1 .. 31 and the nonce a0, a1 .. b7. */
+static const uint8_t sealed_record[] = {0x07, 0x00, 0x00, 0x00, 0x07, 0x00, 0x00, 0x00, 0x09, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x05, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x70, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01, 0x00, 0x00, 0x00, 0x02, 0x00, 0x00, 0x00, 0x11, 0x11, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x22, 0x22, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0xa0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0xa8, 0xa9, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf, 0xb0, 0xb1, 0xb2, 0xb3, 0xb4, 0xb5, 0xb6, 0xb7, 0xcd, 0xac, 0x5a, 0xf4, 0xaf, 0xd7, 0xee, 0x1a, 0xef, 0x06, 0x80, 0x02, 0x30, 0x30, 0xce, 0x01, 0x91, 0x3d, 0xc1, 0x3b, 0x96, 0x31, 0x49, 0x5e, 0x5a, 0xb7, 0x2e, 0x86, 0xd6, 0x77, 0xaa, 0x11, 0x9a, 0x35, 0x90, 0xa7, 0x52, 0x18, 0x27, 0x4a, 0x26, 0x66, 0xeb, 0x95, 0xbf, 0x0d, 0xa5, 0xd2, 0x47, 0xdc, 0xa3, 0xd4, 0x3a, 0x4c, 0xc8, 0x05, 0x0d, 0x22, 0x9d, 0x0d, 0xb1, 0x15, 0xc6, 0xc3};
+
+static struct seal_key *test_key(uint8_t first)
+{
+	uint8_t bytes[SEAL_KEY_LEN];
+	struct seal_key *k = NULL;
+
+	for (unsigned i = 0; i < sizeof(bytes); i++)
+		bytes[i] = (uint8_t)(first + i);
+	assert_int_equal(seal_key_new(bytes, &k), 0);
+	return k;
+}
+
+/* Takes the record apart and opens it. */
+static int sealed_record_open(const uint8_t *buf, const struct seal_key *k, uint8_t plain[48])
+{
+	struct bytes_in in = {.data = buf, .len = sizeof(sealed_record)};
+	struct ilog_record rec;
+	const int r = ilog_record_decode(&in, &rec);
+
+	if (r < 0)
+		return r;
+	if (rec.type != ILOG_SEALED || rec.len != ILOG_SEALED_OVERHEAD + 48)
+		return -EUCLEAN;
+	return ilog_sealed_open(&rec, k, plain);
+}
+
+static void test_sealed_record_bytes_are_golden(void **state)
+{
+	struct seal_key *k = test_key(0);
+	uint8_t plain[48];
+	struct bytes_in in = {.data = sealed_record, .len = sizeof(sealed_record)};
+	struct ilog_record rec, inner;
+	struct ilog_sealed s;
+
+	assert_int_equal(ilog_record_decode(&in, &rec), 0);
+	assert_int_equal(rec.type, ILOG_SEALED);
+	assert_int_equal(rec.domain, 7);
+	assert_int_equal(rec.txg, 9);
+	assert_int_equal(rec.image, 5);
+	assert_int_equal(ilog_sealed_decode(&rec, &s), 0);
+	assert_int_equal(s.flags, ILOG_SEALED_SHARES);
+	assert_int_equal(s.number, 2);
+	assert_int_equal(s.epoch, 0x1111);
+	assert_int_equal(s.seq, 0x2222);
+	assert_int_equal(ilog_sealed_open(&rec, k, plain), 0);
+	in = (struct bytes_in){.data = plain, .len = sizeof(plain)};
+	assert_int_equal(ilog_record_decode(&in, &inner), 0);
+	assert_int_equal(inner.type, ILOG_DATA);
+	assert_int_equal(inner.off, 4096);
+	assert_memory_equal(inner.data, "abc", inner.len);
+	seal_key_free(k);
+}
+
+static void test_every_changed_bit_of_a_sealed_record_is_noticed(void **state)
+{
+	struct seal_key *k = test_key(0), *other = test_key(1);
+	uint8_t buf[sizeof(sealed_record)], plain[48];
+
+	memcpy(buf, sealed_record, sizeof(buf));
+	assert_int_equal(sealed_record_open(buf, k, plain), 0);
+	assert_int_equal(sealed_record_open(buf, other, plain), -EUCLEAN);
+	for (size_t bit = 0; bit < sizeof(buf) * 8; bit++) {
+		buf[bit / 8] ^= (uint8_t)(1 << bit % 8);
+		assert_int_equal(sealed_record_open(buf, k, plain), -EUCLEAN);
+		buf[bit / 8] ^= (uint8_t)(1 << bit % 8);
+	}
+	seal_key_free(k);
+	seal_key_free(other);
+}
+
+static void test_a_sealed_record_holds_content_of_its_image_and_group_only(void **state)
+{
+	static const struct ilog_record inner[] = {
+	        {ILOG_PUNCH, 9, 5, 0, 4096, NULL},
+	        {ILOG_PUNCH, 9, 6, 0, 4096, NULL},
+	        {ILOG_PUNCH, 8, 5, 0, 4096, NULL},
+	        {ILOG_DELETE, 9, 5, 0, 0, NULL},
+	};
+	struct seal_key *k = test_key(0);
+
+	for (unsigned i = 0; i < ARRAY_SIZE(inner); i++) {
+		uint8_t plain[ILOG_RECORD_HEADER_LEN], buf[256];
+		struct ilog_record rec = {ILOG_SEALED, 9, 5, 0,
+		        sizeof(plain) + ILOG_SEALED_OVERHEAD, NULL, 7};
+		const struct ilog_sealed s = {0};
+
+		ilog_record_encode(&inner[i], plain);
+		rec.data = ilog_record_encode(&rec, buf);
+		assert_int_equal(ilog_sealed_encode(&rec, &s, k, plain, sizeof(plain), buf), 0);
+		assert_int_equal(ilog_sealed_open(&rec, k, plain), i == 0 ? 0 : -EUCLEAN);
+	}
+	seal_key_free(k);
+}
+
+static void test_a_sealed_record_passes_in_its_batch_and_place_only(void **state)
+{
+	const struct ilog_hasher h = hasher_sample();
+	uint8_t buf[ILOG_BATCH_HEADER_LEN + sizeof(sealed_record)];
+
+	for (unsigned i = 0; i < 6; i++) {
+		struct ilog_batch b = {.epoch = 0x1111,
+		        .seq = 0x2222,
+		        .payload_len = sizeof(sealed_record),
+		        .n_records = 1};
+		memcpy(buf + ILOG_BATCH_HEADER_LEN, sealed_record, sizeof(sealed_record));
+		buf[ILOG_BATCH_HEADER_LEN + 44] = i == 5 ? 2 : 0; /* its number among them */
+		b.epoch += i == 1;
+		b.seq += i == 2 ? 1 : i == 3 ? 2 : 0; /* a filler came before; or another batch */
+		b.seq -= i == 4;
+		ilog_batch_seal(&h, &b, buf);
+		assert_int_equal(
+		        ilog_batch_verify(&h, &b, buf), i == 0 || i == 2 ? 0 : -EUCLEAN);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -319,6 +444,10 @@ int main(void)
 	        cmocka_unit_test(test_batches_that_cannot_be_there_are_refused),
 	        cmocka_unit_test(test_records_outside_the_rules_are_refused),
 	        cmocka_unit_test(test_records_come_back_as_they_were),
+	        cmocka_unit_test(test_sealed_record_bytes_are_golden),
+	        cmocka_unit_test(test_every_changed_bit_of_a_sealed_record_is_noticed),
+	        cmocka_unit_test(test_a_sealed_record_holds_content_of_its_image_and_group_only),
+	        cmocka_unit_test(test_a_sealed_record_passes_in_its_batch_and_place_only),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -288,6 +288,95 @@ static void children_that_are_not_valid_are_refused(void **state)
 	assert_int_equal(decode_inner(4, 1), -EUCLEAN);
 }
 
+/* --- sealed leaves --- */
+
+/* Of the key 0, 1 .. 31 and the nonce a0, a1 .. b7. */
+static const uint8_t sealed_leaf[] = {0x01, 0x04, 0x00, 0x01, 0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 0x07, 0x00, 0x00, 0x00, 0xa0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0xa8, 0xa9, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf, 0xb0, 0xb1, 0xb2, 0xb3, 0xb4, 0xb5, 0xb6, 0xb7, 0xcd, 0xac, 0x53, 0xf7, 0xad, 0x2a, 0xb9, 0x2e, 0xf4, 0x06, 0x80, 0x02, 0x8c, 0x0a, 0xdc, 0xee, 0x99, 0x3f, 0x33, 0xfb, 0x3b, 0x04, 0x2c, 0x25, 0xb4, 0xf3, 0x30, 0xcd, 0xdd, 0xd4, 0xcc, 0x13, 0xad, 0x8c, 0x9f, 0xb3, 0x0e, 0x02, 0x63, 0xe5, 0x69, 0x11, 0x97};
+#define SEALED_ID 42
+
+static struct seal_key *test_key(uint8_t first)
+{
+	uint8_t bytes[SEAL_KEY_LEN];
+	struct seal_key *k = NULL;
+
+	for (unsigned i = 0; i < sizeof(bytes); i++)
+		bytes[i] = (uint8_t)(first + i);
+	assert_int_equal(seal_key_new(bytes, &k), 0);
+	return k;
+}
+
+static void sealed_leaf_bytes_are_golden(void **state)
+{
+	struct seal_key *k = test_key(0);
+	struct map_node n = {0}, head = {0};
+
+	assert_int_equal(
+	        map_node_decode(sealed_leaf, sizeof(sealed_leaf), SEALED_ID, &head), -ENOKEY);
+	assert_int_equal(head.level, 0);
+	assert_int_equal(head.domain, 7);
+	assert_true(head.foreign);
+	assert_int_equal(head.birth_txg, 0x1122334455667788ull);
+	assert_int_equal(map_node_unseal(sealed_leaf, sizeof(sealed_leaf), SEALED_ID, k, &n), 0);
+	assert_int_equal(n.domain, 7);
+	for (unsigned i = 0; i < LEAF_CHUNKS; i++) {
+		const uint64_t want = i < 10   ? (uint64_t)ENTRY_HOLE
+		                      : i > 12 ? (uint64_t)ENTRY_ZERO
+		                               : entry_data(loc_make(0x12345, 0x7fd + i - 10),
+		                                         i == 10   ? 0xabc
+		                                         : i == 11 ? 0x123
+		                                                   : 0xdef);
+		assert_int_equal(n.values[i], want);
+	}
+	seal_key_free(k);
+}
+
+static void sealed_leaves_come_back_and_say_nothing(void **state)
+{
+	struct seal_key *k = test_key(0), *other = test_key(1);
+	uint8_t buf[NODE_BLOB_MAX], clear[NODE_BLOB_MAX];
+	struct map_node n, back;
+	size_t len = 0;
+
+	for (unsigned round = 0; round < 200; round++) {
+		n = (struct map_node){.birth_txg = round, .domain = 1 + round, .foreign = round % 2};
+		for (unsigned i = 0; i < LEAF_CHUNKS; i++)
+			n.values[i] = round % 3 ? entry_data(loc_make(1 + random_u64() % 1000, i), i)
+			                        : entry_data(loc_make(round + 1, i), 0x5a5);
+		const size_t clear_len = map_node_encode(&n, round + 1, clear);
+		assert_int_equal(map_node_seal(&n, round + 1, k, buf, &len), 0);
+		assert_true(len <= sizeof(buf));
+		assert_int_equal(map_node_unseal(buf, len, round + 1, k, &back), 0);
+		assert_memory_equal(n.values, back.values, sizeof(n.values));
+		assert_int_equal(back.foreign, round % 2);
+		assert_int_equal(map_node_unseal(buf, len, round + 1, other, &back), -EUCLEAN);
+		assert_int_equal(map_node_unseal(buf, len, round + 2, k, &back), -EUCLEAN);
+		assert_null(memmem(buf, len, clear + HEADER_LEN, clear_len - HEADER_LEN - 8));
+	}
+	seal_key_free(k);
+	seal_key_free(other);
+}
+
+/* With its checksum made right again, a change is noticed by the seal. */
+static void every_changed_bit_of_a_sealed_leaf_is_noticed(void **state)
+{
+	struct seal_key *k = test_key(0);
+	const size_t len = sizeof(sealed_leaf), covered = len - TRAILER_LEN;
+	uint8_t buf[sizeof(sealed_leaf)];
+	struct map_node back;
+
+	memcpy(buf, sealed_leaf, len);
+	for (size_t bit = 0; bit < covered * 8; bit++) {
+		buf[bit / 8] ^= (uint8_t)(1 << bit % 8);
+		assert_int_equal(map_node_decode(buf, len, SEALED_ID, &back), -EUCLEAN);
+		put_u64(buf + covered, XXH3_64bits_withSeed(buf, covered, SEALED_ID));
+		assert_int_equal(map_node_unseal(buf, len, SEALED_ID, k, &back), -EUCLEAN);
+		memcpy(buf, sealed_leaf, len);
+	}
+	for (size_t l = 0; l < len; l++)
+		assert_int_equal(map_node_decode(sealed_leaf, l, SEALED_ID, &back), -EUCLEAN);
+	seal_key_free(k);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -303,6 +392,9 @@ int main(void)
 	        cmocka_unit_test(runs_that_are_not_valid_are_refused_despite_their_checksum),
 	        cmocka_unit_test(raw_entries_that_are_not_valid_are_refused),
 	        cmocka_unit_test(children_that_are_not_valid_are_refused),
+	        cmocka_unit_test(sealed_leaf_bytes_are_golden),
+	        cmocka_unit_test(sealed_leaves_come_back_and_say_nothing),
+	        cmocka_unit_test(every_changed_bit_of_a_sealed_leaf_is_noticed),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

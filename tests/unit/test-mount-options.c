@@ -44,6 +44,24 @@ static void own_options_set_their_fields(void **state)
 	mount_list_release(&list);
 }
 
+static void keys_add_up_with_absolute_paths(void **state)
+{
+	struct mount_list list = {0};
+	struct errmsg em = {0};
+
+	assert_int_equal(mount_list_parse(&list, "key=a:/dev/null,ro", &em), 0);
+	assert_int_equal(mount_list_parse(&list, "key=b.c:/dev/../dev/zero", &em), 0);
+	assert_int_equal(list.opt.n_keys, 2);
+	assert_string_equal(list.opt.keys[0], "a:/dev/null");
+	assert_string_equal(list.opt.keys[1], "b.c:/dev/zero");
+	mount_list_release(&list);
+	refused("key=a", "is not NAME:FILE");
+	refused("key=:/dev/null", "is not NAME:FILE");
+	refused("key=a:", "is not NAME:FILE");
+	refused("key=a:/nowhere/at/all", "cannot read key file '/nowhere/at/all'");
+	refused("key", "needs a value");
+}
+
 static void the_last_of_ro_and_rw_counts(void **state)
 {
 	struct mount_list list = {0};
@@ -139,6 +157,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(own_options_set_their_fields),
+	        cmocka_unit_test(keys_add_up_with_absolute_paths),
 	        cmocka_unit_test(the_last_of_ro_and_rw_counts),
 	        cmocka_unit_test(fuse_options_are_passed_on_in_order),
 	        cmocka_unit_test(options_of_fstab_and_systemd_are_dropped),

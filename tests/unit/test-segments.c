@@ -572,7 +572,12 @@ static void a_small_table_cache_only_costs_reads(void **state)
 	assert_true(st.table_bytes <= 10000 + SEGMENT_SLOTS * 4);
 }
 
-#define T(f) cmocka_unit_test_setup_teardown(f, env_setup, env_teardown)
+/* Each in the clear, and under a seal. */
+#define T(f)                                                                                       \
+	cmocka_unit_test_setup_teardown(f, env_setup, env_teardown),                               \
+	{                                                                                          \
+		"sealed: " #f, f, env_setup_sealed, env_teardown, NULL                             \
+	}
 
 int main(void)
 {

@@ -2,6 +2,7 @@
  * test-vfs-names.c - directories, links, attributes and extended attributes
  */
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -285,6 +286,45 @@ static void extended_attributes_keep_their_rules(void **state)
 	free(big);
 }
 
+/* --- links against commits --- */
+
+static _Atomic bool links_done;
+
+static void *thread_grow(void *arg)
+{
+	struct vnode *f = arg;
+
+	for (uint64_t off = 0; !links_done; off += 100) {
+		put(f, off % MIB, "x", 1);
+		assert_int_equal(store_sync(ds->store), 0);
+	}
+	return NULL;
+}
+
+/* A group may be frozen between the flush of a file and the change of its link count: again then. */
+static void links_come_and_go_while_the_file_grows_and_is_committed(void **state)
+{
+	uint64_t ino;
+	struct vfs_entry e;
+	struct vnode *f = create("a", &ino);
+	pthread_t t;
+
+	links_done = false;
+	assert_int_equal(pthread_create(&t, NULL, thread_grow, f), 0);
+	for (unsigned i = 0; i < 100; i++) {
+		assert_int_equal(vfs_link(vfs, ino, TOP, "b", &e), 0);
+		make(TOP, "c", S_IFREG | 0644);
+		assert_int_equal(vfs_rename(vfs, TOP, "c", TOP, "b", 0), 0);
+		assert_int_equal(vfs_link(vfs, ino, TOP, "d", &e), 0);
+		assert_int_equal(vfs_unlink(vfs, TOP, "d"), 0);
+		assert_int_equal(vfs_unlink(vfs, TOP, "b"), 0);
+	}
+	links_done = true;
+	pthread_join(t, NULL);
+	assert_int_equal(attr(ino).inode.nlink, 1);
+	vfs_release(vfs, f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -299,6 +339,7 @@ int main(void)
 	        CASE(setuid_goes_with_chown_and_with_an_unprivileged_write),
 	        CASE(times_are_set_and_follow_changes),
 	        CASE(extended_attributes_keep_their_rules),
+	        CASE(links_come_and_go_while_the_file_grows_and_is_committed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -16,6 +16,7 @@ char world_dir[64];
 struct datastore *ds;
 struct vfs *vfs;
 const struct vfs_cred root = {0, 0};
+const struct vfs_filters *world_filters;
 
 int world_open(bool read_only)
 {
@@ -34,6 +35,7 @@ int world_open(bool read_only)
 		fprintf(stderr, "%s\n", em.text);
 		return -1;
 	}
+	vfs_set_filters(vfs, world_filters);
 	return vfs_attach(vfs, ds->ns, ds->store, read_only);
 }
 

@@ -13,7 +13,7 @@
 #include <cmocka.h>
 
 #include "fs/datastore.h"
-#include "fs/vfs/vfs.h"
+#include "fs/vfs/filters.h"
 
 #define TOP NS_ROOT_INO
 #define MIB (1ull << 20)
@@ -24,6 +24,8 @@ extern struct datastore *ds;
 extern struct vfs *vfs;
 extern const struct vfs_cred root;
 extern char world_dir[64];
+/* Given to the vfs when a world is opened; NULL: none. */
+extern const struct vfs_filters *world_filters;
 
 int world_setup(void **state);
 int world_teardown(void **state);
