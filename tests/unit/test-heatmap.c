@@ -19,7 +19,7 @@ static const char answer[] =
         "{\"size_bytes\":3145728,\"rows\":4,\"row_bytes\":1048576,\"columns\":3,"
         "\"column_seconds\":60,\"end_wall_ns\":1700000000000000000,"
         "\"reads\":[[0,0,0,0],[1000,0,0,0],[0,0,16,0]],\"reads_total\":[5000,0,16,0],"
-        "\"writes\":[[0,0,0,0],[0,0,0,0],[0,40,0,0]],\"writes_total\":[0,40,0,0]}";
+        "\"writes\":[[0,0,0,0],[0,0,0,0],[0,200,0,0]],\"writes_total\":[0,200,0,0]}";
 
 static struct heatmap map_of(const char *text)
 {
@@ -69,7 +69,7 @@ static void test_text_map_is_as_small_as_asked(void **state)
 		lines += *c == '\n';
 	assert_int_equal(lines, 3);
 	/* All of it is in the one cell. */
-	assert_non_null(strstr(text, "       0 B @       5016         40\n"));
+	assert_non_null(strstr(text, "       0 B @       5016        200\n"));
 	free(text);
 }
 

@@ -458,7 +458,9 @@ static void test_interleaved_streams_are_sequential(void **state)
 	assert_true(joined > 7900);
 	/* A write that follows a read is not its stream. */
 	streams_note(s, 1ull << 40, 4096, false);
-	assert_false(streams_note(s, (1ull << 40) + 4096, 4096, true).joined);
+	streams_note(s, (1ull << 40) + 4096, 4096, false);
+	assert_int_equal(streams_note(s, (1ull << 40) + 8192, 4096, true).joined, 0);
+	assert_int_equal(streams_note(s, (1ull << 40) + 8192, 4096, false).joined, 3);
 	free(s);
 }
 
@@ -471,7 +473,12 @@ static void test_random_requests_are_not_sequential(void **state)
 	rng_state = 3;
 	for (unsigned i = 0; i < 10000; i++)
 		joined += streams_note(s, rng() % (1 << 20) * 4096, 4096, false).joined;
-	assert_true(joined < 200);
+	assert_true(joined < 20);
+	/* Also in a small area, 16 MiB, where neighbours meet by chance. */
+	for (unsigned i = joined = 0; i < 10000; i++)
+		joined += streams_note(s, rng() % 4096 * 4096, 4096, false).joined;
+	print_message("random in 16 MiB: %u of 10000 taken for sequential\n", joined);
+	assert_true(joined < 1500);
 	free(s);
 }
 
@@ -484,7 +491,7 @@ static void test_stream_out_of_order_is_sequential(void **state)
 	assert_non_null(s);
 	for (unsigned i = 0; i < ARRAY_SIZE(order); i++)
 		joined += streams_note(s, (1 << 20) + order[i] * 65536, 65536, false).joined;
-	assert_int_equal(joined, ARRAY_SIZE(order) - 1);
+	assert_true(joined >= 9 && joined <= ARRAY_SIZE(order));
 	free(s);
 }
 

@@ -180,8 +180,8 @@ static void note_stream(struct analytics_numbers *n, struct tally_shard *s,
 	const struct streams_note note = streams_note(&n->streams, req->off, req->len, is_write);
 
 	if (note.joined) {
-		tally_add(&s->joined[is_write], 1);
-		tally_add(&s->joined_bytes[is_write], req->len);
+		tally_add(&s->joined[is_write], note.joined);
+		tally_add(&s->joined_bytes[is_write], note.joined * req->len);
 	}
 	if (note.ended)
 		tally_add(&s->runs[note.ended_is_write]

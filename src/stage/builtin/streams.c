@@ -1,9 +1,10 @@
 /*
  * streams.c - the table of ends
  *
- * Direct mapped by a hash of the end: one lookup finds the predecessor among a thousand streams,
+ * Direct mapped by a hash of the end: one lookup finds the predecessor among hundreds of streams,
  * where a list of streams would be searched by each random request.  What a new end displaces is a
- * run that nobody continued lately; it is reported as ended.
+ * run that nobody continued lately; it is reported as ended.  The table is small on purpose: who is
+ * remembered for long is met by chance.
  */
 #include "stage/builtin/streams.h"
 
@@ -11,7 +12,7 @@
 
 static unsigned slot_of(uint64_t end)
 {
-	return (unsigned)(end * 0x9e3779b97f4a7c15ull >> 54) % STREAMS_SLOTS;
+	return (unsigned)(end * 0x9e3779b97f4a7c15ull >> 48) % STREAMS_SLOTS;
 }
 
 static uint64_t get(const _Atomic uint64_t *p)
@@ -25,40 +26,48 @@ static void set(_Atomic uint64_t *p, uint64_t v)
 }
 
 /* Takes the run that ends exactly there out of the table; its bytes, or 0. */
-static uint64_t run_take(struct streams *s, uint64_t end)
+static uint64_t run_take(struct streams *s, uint64_t end, uint64_t *ret_n)
 {
 	const unsigned i = slot_of(end);
 
 	if (end < 2 || get(&s->slots[i].end) != end)
 		return 0;
 	set(&s->slots[i].end, 0);
+	*ret_n = get(&s->slots[i].n);
 	return get(&s->slots[i].run);
 }
 
-/* Is one there that ends a request or two before? */
-static bool run_ahead(const struct streams *s, uint64_t off, uint64_t len, bool is_write)
+/* Requests of the run that ends a request or two before; 0: none. */
+static uint64_t run_ahead(const struct streams *s, uint64_t off, uint64_t len, bool is_write)
 {
 	for (unsigned n = 1; n <= AHEAD_MAX && off > n * len; n++) {
 		const uint64_t end = (off - n * len) << 1 | is_write;
 		if (get(&s->slots[slot_of(end)].end) == end)
-			return true;
+			return get(&s->slots[slot_of(end)].n);
 	}
-	return false;
+	return 0;
 }
 
 struct streams_note streams_note(struct streams *s, uint64_t off, uint64_t len, bool is_write)
 {
 	struct streams_note note = {0};
-	const uint64_t run = run_take(s, off << 1 | is_write);
+	uint64_t n = 0;
+	const uint64_t run = run_take(s, off << 1 | is_write, &n);
 	const uint64_t end = (off + len) << 1 | is_write;
 	const unsigned i = slot_of(end);
 	const uint64_t old = get(&s->slots[i].end);
 
-	note.joined = run || run_ahead(s, off, len, is_write);
-	if (old && old != end) {
+	if (!run)
+		n = run_ahead(s, off, len, is_write);
+	n++;
+	/* The third makes the two before it sequential, too; one that overtook leaves that to the
+	 * one that it overtook. */
+	note.joined = run && n == STREAMS_RUN ? STREAMS_RUN : n >= STREAMS_RUN;
+	if (old) {
 		note.ended = get(&s->slots[i].run);
 		note.ended_is_write = old & 1;
 	}
+	set(&s->slots[i].n, n);
 	set(&s->slots[i].run, run + len);
 	set(&s->slots[i].end, end);
 	return note;
