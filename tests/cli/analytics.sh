@@ -88,7 +88,7 @@ ok "text and pictures"
 
 exec 8<&-
 weir umount ds
-refused 8 "not mounted" "$WEIR" analytics ds
+refused 8 "is no image" "$WEIR" analytics ds
 mount_ds ds mnt
 run 0 "$WEIR" analytics mnt/a.raw --json
 [ "$(q .requests.write.operations)" = 1024 ] || fail "after a remount: $(q .requests.write.operations)"

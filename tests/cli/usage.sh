@@ -1,7 +1,7 @@
 #!/bin/bash
 # help is complete and goes to stdout; a mistake is one line that helps
 . "$(dirname "$0")/lib.sh"
-commands="create mount umount status stats images check gc key help"
+commands="create mount umount status stats images check gc key analytics discover help"
 
 run 0 "$WEIR" help
 for c in $commands; do says out "  $c "; done
@@ -33,12 +33,12 @@ refused 16 "unknown option '--frob'" "$WEIR" --frob
 refused 16 "no help on 'frobnicate'" "$WEIR" help frobnicate
 ok "commands that do not exist"
 
-for c in create umount status stats images check gc; do
+for c in create umount status stats images check gc analytics discover; do
 	refused 16 "missing" "$WEIR" "$c"
 	says err "(see 'weir help $c')"
 	refused 16 "unknown option '--frobnicate'" "$WEIR" "$c" --frobnicate x
 done
-for c in create umount status images check gc; do
+for c in create umount status images check gc analytics discover; do
 	refused 16 "unexpected argument 'b'" "$WEIR" "$c" a b
 done
 refused 16 "missing MOUNTPOINT" "$WEIR" mount dir

@@ -147,8 +147,8 @@ static void check_parts(struct image *image, unsigned n, const char *const *type
 	}
 	const json_t *system = json_array_get(json_object_get(found, "systems"), 0);
 	assert_string_equal(json_string_value(json_object_get(system, "id")), "frob");
-	assert_int_equal(json_integer_value(json_object_get(
-	                         json_object_get(system, "packages"), "count")),
+	assert_int_equal(
+	        json_integer_value(json_object_get(json_object_get(system, "packages"), "count")),
 	        1);
 	json_decref(found);
 	free(image->data);
