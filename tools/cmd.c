@@ -11,6 +11,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "stage/builtin/probe.h"
+#include "tools/discover-worker.h"
+
 const struct command *const commands[] = {
         &cmd_create,
         &cmd_mount,
@@ -24,6 +27,8 @@ const struct command *const commands[] = {
         &cmd_policy,
         &cmd_audit,
         &cmd_key,
+        &cmd_analytics,
+        &cmd_discover,
         &cmd_help,
         NULL,
 };
@@ -307,6 +312,8 @@ int command_main(int argc, char **argv)
 	}
 	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))
 		argv[1] = (char *)"help";
+	if (!strcmp(argv[1], PROBE_WORKER))
+		return discover_worker_main(argc - 1, argv + 1);
 	if (argv[1][0] == '-')
 		return cmd_fail(WEIR_EXIT_USAGE, "unknown option '%s' (see 'weir help')", argv[1]);
 	return cmd_finish(run_subcommand(argc, argv));

@@ -1,7 +1,7 @@
 #!/bin/bash
 # help is complete and goes to stdout; a mistake is one line that helps
 . "$(dirname "$0")/lib.sh"
-commands="create mount umount status stats images check gc filter policy audit key help"
+commands="create mount umount status stats images check gc filter policy audit key analytics discover help"
 grouped="filter:types filter:list filter:attach filter:set filter:detach filter:cost filter:run filter:lift
 	policy:save policy:apply policy:list policy:delete"
 
@@ -50,12 +50,12 @@ refused 16 "missing KEY=VALUE" "$WEIR" filter set x throttle
 refused 16 "missing ACTION" "$WEIR" filter run x throttle
 ok "commands of a group"
 
-for c in create umount status stats images check gc audit; do
+for c in create umount status stats images check gc audit analytics discover; do
 	refused 16 "missing" "$WEIR" "$c"
 	says err "(see 'weir help $c')"
 	refused 16 "unknown option '--frobnicate'" "$WEIR" "$c" --frobnicate x
 done
-for c in create umount status images check gc; do
+for c in create umount status images check gc analytics discover; do
 	refused 16 "unexpected argument 'b'" "$WEIR" "$c" a b
 done
 refused 16 "missing MOUNTPOINT" "$WEIR" mount dir

@@ -9,6 +9,8 @@ const struct stage_type *const stage_builtin[] = {
         &stage_throttle,
         &stage_protect,
         &stage_cache,
+        &stage_analytics,
+        &stage_discover,
         &stage_scramble,
         &stage_fault,
         &stage_dedupe,

@@ -14,6 +14,8 @@ extern const struct stage_type stage_protect;
 extern const struct stage_type stage_cache;
 extern const struct stage_type stage_scramble;
 extern const struct stage_type stage_fault;
+extern const struct stage_type stage_analytics;
+extern const struct stage_type stage_discover;
 
 /* chunk-stages.c */
 extern const struct stage_type stage_dedupe;
