@@ -69,8 +69,8 @@ void pipeline_close(struct pipeline *p);
 /* Has it any stage that handles one of these operations (OP bits)? */
 bool pipeline_handles(struct pipeline *p, unsigned ops);
 /*
- * As !pipeline_handles(), and until pipeline_unhold() it stays so: false where some stage handles one of them, else
- * no change of the stack passes.  For what is done below all stages without being a request (sharing
+ * The opposite, and until pipeline_unhold() it stays so: true where no stage handles any of them, and
+ * no change of the stack passes; else false.  For what is done below all stages (sharing
  * chunks).  Waits while a change is under way; whoever holds must not send requests through p.  Who
  * holds two pipelines takes them in one order everywhere.  hold: room, the caller's.
  */
