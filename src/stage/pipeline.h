@@ -69,6 +69,14 @@ void pipeline_close(struct pipeline *p);
 /* Has it any stage that handles one of these operations (OP bits)? */
 bool pipeline_handles(struct pipeline *p, unsigned ops);
 /*
+ * The opposite, and until pipeline_unhold() it stays so: true where no stage handles any of them, and
+ * no change of the stack passes; else false.  For what is done below all stages (sharing
+ * chunks).  Waits while a change is under way; whoever holds must not send requests through p.  Who
+ * holds two pipelines takes them in one order everywhere.  hold: room, the caller's.
+ */
+bool pipeline_hold(struct pipeline *p, unsigned ops, struct request *hold);
+void pipeline_unhold(struct pipeline *p, struct request *hold);
+/*
  * Sends a request down.  complete() may be called before this returns, on this thread, or later,
  * on another.  data need stay valid only until this returns: if a stage keeps a WRITE, the pipeline
  * copies its data first (in memory bounded by PIPELINE_KEPT_BYTES of all images together; beyond
