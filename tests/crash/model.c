@@ -1,6 +1,7 @@
 #include "crash/model.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -21,6 +22,7 @@ struct model_image {
 	struct change *head, **tail; /* from durable to now */
 	unsigned n_changes;
 	bool deleted; /* and that not committed yet: it may not be changed until then */
+	struct image_policy policy;
 };
 
 struct model {
@@ -28,6 +30,7 @@ struct model {
 	struct store *store;
 	uint64_t first_image;
 	struct model_image images[MODEL_IMAGES];
+	pthread_mutex_t lock; /* of the policies */
 	uint8_t *buf;
 	char op[160];
 };
@@ -50,17 +53,40 @@ static size_t first_difference(const uint8_t *a, const uint8_t *b)
 	return i;
 }
 
+static struct image_policy policy_random(struct model *m)
+{
+	return (struct image_policy){
+	        .domain = (uint32_t)rng_below(&m->rng, MODEL_DOMAINS),
+	        .compress = (enum policy_compress)rng_below(&m->rng, 4),
+	        .level = (uint8_t)(3 + rng_below(&m->rng, 4)),
+	        .dedupe = rng_below(&m->rng, 3) ? POLICY_DEDUPE_ON
+	                                        : (enum policy_dedupe)rng_below(&m->rng, 3),
+	};
+}
+
+bool model_policy(struct model *m, uint64_t image, struct image_policy *ret_policy)
+{
+	if (image < m->first_image || image >= m->first_image + MODEL_IMAGES)
+		return false;
+	pthread_mutex_lock(&m->lock);
+	*ret_policy = m->images[image - m->first_image].policy;
+	pthread_mutex_unlock(&m->lock);
+	return true;
+}
+
 void model_create_at(uint64_t seed, uint64_t first_image, struct model **ret_model)
 {
 	struct model *m = calloc(1, sizeof(*m));
 
 	m->rng = rng_fork(seed, first_image - MODEL_FIRST_IMAGE);
 	m->first_image = first_image;
+	pthread_mutex_init(&m->lock, NULL);
 	m->buf = malloc(MODEL_BYTES);
 	for (unsigned i = 0; i < MODEL_IMAGES; i++) {
 		m->images[i].durable = calloc(1, MODEL_BYTES);
 		m->images[i].now = calloc(1, MODEL_BYTES);
 		m->images[i].tail = &m->images[i].head;
+		m->images[i].policy = policy_random(m);
 	}
 	*ret_model = m;
 }
@@ -88,6 +114,7 @@ void model_free(struct model *m)
 		free(m->images[i].durable);
 		free(m->images[i].now);
 	}
+	pthread_mutex_destroy(&m->lock);
 	free(m->buf);
 	free(m);
 }
@@ -245,6 +272,8 @@ static int do_share(struct model *m, unsigned i)
 		store_leave(m->store);
 		if (r == -EAGAIN)
 			continue;
+		if (r == -EXDEV)
+			return 0; /* of different crypto domains */
 		if (r < 0)
 			return r;
 		acknowledge(to, (dst + k) * CHUNK_SIZE, CHUNK_SIZE,
@@ -311,6 +340,38 @@ static int do_gc(struct model *m)
 	return store_gc(m->store, full, NULL, NULL, &report);
 }
 
+static int do_policy(struct model *m, unsigned i)
+{
+	struct model_image *mi = &m->images[i];
+	const struct image_policy p = policy_random(m);
+
+	snprintf(m->op, sizeof(m->op), "policy of image %u: domain %u", i, p.domain);
+	store_enter(m->store);
+	pthread_mutex_lock(&m->lock);
+	mi->policy = p;
+	pthread_mutex_unlock(&m->lock);
+	store_policy_set(mi->handle, &p);
+	store_leave(m->store);
+	return 0;
+}
+
+static int do_reseal(struct model *m, unsigned i)
+{
+	uint64_t found, off = rng_below(&m->rng, 2) * (MODEL_BYTES / 2);
+
+	snprintf(m->op, sizeof(m->op), "move image %u from %llu on to its domain", i,
+	        (unsigned long long)off);
+	return store_reseal(m->images[i].handle, off, IMAGE_SIZE_MAX - off, &found);
+}
+
+static int do_wipe(struct model *m)
+{
+	snprintf(m->op, sizeof(m->op), "wipe");
+	const int r =
+	        store_wipe_dead(m->store, (uint32_t)rng_below(&m->rng, MODEL_DOMAINS), NULL, NULL);
+	return r == -EBUSY ? 0 : r; /* it could not be done, and said so */
+}
+
 int model_step(struct model *m)
 {
 	const unsigned i = (unsigned)rng_below(&m->rng, MODEL_IMAGES);
@@ -330,9 +391,13 @@ int model_step(struct model *m)
 		return do_flush(m, i);
 	if (what < 80)
 		return model_sync(m);
-	if (what < 97)
+	if (what < 91)
 		return do_read(m, i);
-	return do_gc(m);
+	if (what < 93)
+		return do_policy(m, i);
+	if (what < 97)
+		return do_reseal(m, i);
+	return what < 99 ? do_gc(m) : do_wipe(m);
 }
 
 const char *model_last_op(const struct model *m)

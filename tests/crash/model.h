@@ -26,13 +26,21 @@ void model_create(uint64_t seed, struct model **ret_model);
 void model_create_at(uint64_t seed, uint64_t first_image, struct model **ret_model);
 void model_free(struct model *m);
 
+/*
+ * What the model has last set, of an image that is its own; for the store's hook.  Any thread.  False: not
+ * its image.
+ */
+bool model_policy(struct model *m, uint64_t image, struct image_policy *ret_policy);
+#define MODEL_DOMAINS 3u /* crypto domains that images are moved between; 0 is one */
+
 /* The store under test was opened. */
 int model_attach(struct model *m, struct store *s);
 /* Its handles are closed; before store_close or store_abandon. */
 void model_detach(struct model *m);
 
 /*
- * One random operation: a write of some kind, punch, share, delete, flush, sync, read, collect. 
+ * One random operation: a write of some kind, punch, share, delete, flush, sync, read, collect, a
+ * change of policy, moving to the policy's crypto domain, wiping.
  * Returns the store's error; the model knows what that means (an operation refused was not
  * acknowledged).  A wrong read aborts the test with what differs.
  */

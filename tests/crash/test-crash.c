@@ -31,6 +31,7 @@
 struct bed {
 	struct iosim *sim;
 	struct meta *meta;
+	struct keyring *keyring;
 	struct store *store;
 	struct model *model;
 	struct model *others[OTHERS]; /* mode threads: one for each further thread */
@@ -51,6 +52,28 @@ static void must(const char *what, int r, const struct errmsg *em)
 		fail(what, r, em);
 }
 
+static void keys_make(struct bed *b, const struct meta_info *info)
+{
+	const uint8_t key[SEAL_KEY_LEN] = "one key does for all domains";
+	struct store_state state;
+
+	must("state_get", b->meta->ops->state_get(b->meta, &state), NULL);
+	must("keyring_new", keyring_new(info->uuid, state.domain_key, &b->keyring), NULL);
+	for (uint32_t d = 1; d < MODEL_DOMAINS; d++)
+		must("keyring_add", keyring_add(b->keyring, d, key), NULL);
+}
+
+/* Images keep the policies that were set last, whatever a crash takes back. */
+static int bed_policy(void *arg, uint64_t image, struct image_policy *ret_policy)
+{
+	struct bed *b = arg;
+	bool found = model_policy(b->model, image, ret_policy);
+
+	for (unsigned i = 0; !found && i < OTHERS && b->others[i]; i++)
+		found = model_policy(b->others[i], image, ret_policy);
+	return 0;
+}
+
 static void bed_make(struct bed *b, uint64_t seed)
 {
 	const struct meta_create_params params = {.index_bytes = 4u << 20, .log_bytes = LOG_BYTES};
@@ -62,6 +85,7 @@ static void bed_make(struct bed *b, uint64_t seed)
 	must("meta_create", meta_create(iosim_io(b->sim), &params, &em), &em);
 	must("meta_open", meta_open(iosim_io(b->sim), false, &b->meta, &em), &em);
 	must("meta_info_get", meta_info_get(b->meta, &info), NULL);
+	keys_make(b, &info);
 	meta_close(b->meta);
 	b->meta = NULL;
 	must("store_create", store_create(iosim_io(b->sim), LOG_BYTES, info.uuid, &em), &em);
@@ -94,6 +118,8 @@ static int bed_open(struct bed *b, struct errmsg *em)
 	const struct store_config cfg = {
 	        .io = iosim_io(b->sim),
 	        .meta = b->meta,
+	        .keyring = b->keyring,
+	        .hooks = {.arg = b, .policy = bed_policy},
 	        .overlay_bytes = 16u << 20,
 	        .cache_bytes = rng_below(&b->rng, 3) * (2u << 20),
 	        .index_bytes = 1u << 20,
@@ -133,6 +159,7 @@ static void bed_free(struct bed *b)
 	model_free(b->model);
 	for (unsigned i = 0; i < OTHERS && b->others[i]; i++)
 		model_free(b->others[i]);
+	keyring_free(b->keyring);
 	iosim_free(b->sim);
 }
 
@@ -279,7 +306,7 @@ static void mode_sweep(struct bed *b)
 	uint64_t step = 0;
 
 	for (bool more = true; more; step++) {
-		struct bed t = {.seed = start.seed, .rng = start.rng};
+		struct bed t = {.seed = start.seed, .rng = start.rng, .keyring = start.keyring};
 		struct errmsg em = {{0}};
 		iosim_clone(start.sim, &t.sim);
 		model_create(start.seed, &t.model);
@@ -296,6 +323,7 @@ static void mode_sweep(struct bed *b)
 		must("read after recovery", model_recovered(t.model), NULL);
 		bed_work_whole(&t, 10);
 		bed_kill(&t);
+		t.keyring = NULL; /* the start's */
 		bed_free(&t);
 	}
 	printf("%llu steps\n", (unsigned long long)step);

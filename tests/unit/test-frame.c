@@ -313,6 +313,150 @@ static void what_cannot_be_unpacked_says_why(void **state)
 	assert_int_equal(frame_unpack(&f, payload, chunks), -ENOKEY);
 }
 
+/* --- sealed frames --- */
+
+static struct seal_key *frame_key(uint8_t byte)
+{
+	uint8_t key[SEAL_KEY_LEN];
+	struct seal_key *k = NULL;
+
+	memset(key, byte, sizeof(key));
+	assert_int_equal(seal_key_new(key, &k), 0);
+	return k;
+}
+
+static struct frame_info sealed_info(unsigned n, enum frame_codec codec, uint32_t plain_len)
+{
+	struct frame_info f = {.n = n,
+	        .codec = codec,
+	        .key_id = 5,
+	        .payload_len = plain_len + SEAL_OVERHEAD,
+	        .store = 1234,
+	        .segment = 42,
+	        .image = 7,
+	        .first_chunk = 8};
+
+	frame_slots_set(&f, 30);
+	for (unsigned i = 0; i < n; i++)
+		f.hashes[i] = (struct hash128){i + 1, ~(uint64_t)i};
+	return f;
+}
+
+static void sealed_frames_open_to_what_they_were(void **state)
+{
+	static uint8_t chunks[FRAME_UNPACK_BYTES], packed[FRAME_UNPACK_BYTES],
+	        back[FRAME_UNPACK_BYTES], plain[FRAME_UNPACK_BYTES], buf[FRAME_SIZE_MAX];
+	const struct crypto_domain d = {.id = 5, .frame = frame_key(1)},
+	                           other = {.id = 5, .frame = frame_key(2)},
+	                           stranger = {.id = 6, .frame = d.frame};
+
+	for (unsigned n = 1; n <= FRAME_CHUNKS_MAX; n++) {
+		const uint8_t *payload = NULL;
+		struct frame_info f;
+		size_t size = 0;
+		uint32_t len = n * CHUNK_SIZE;
+		memset(chunks, (int)n, sizeof(chunks));
+		const enum frame_codec codec =
+		        n % 2 ? frame_pack(chunks, n, packed, &len) : CODEC_RAW;
+		const struct frame_info was = sealed_info(n, codec, len);
+		assert_int_equal(frame_encode_sealed(
+		                         &was, d.frame, codec == CODEC_RAW ? chunks : packed, buf),
+		        0);
+		assert_int_equal(frame_decode(buf, sizeof(buf), 42, &f, &payload, &size), 0);
+		assert_int_equal(size, frame_size(n, len + SEAL_OVERHEAD));
+		assert_int_equal(frame_open(&f, &d, payload, plain, back), 0);
+		assert_memory_equal(back, chunks, n * CHUNK_SIZE);
+		assert_int_equal(frame_open(&f, &other, payload, plain, back), -EUCLEAN);
+		assert_int_equal(frame_open(&f, &stranger, payload, plain, back), -ENOKEY);
+		assert_int_equal(frame_open(&f, NULL, payload, plain, back), -ENOKEY);
+		assert_int_equal(frame_unpack(&f, payload, back), -ENOKEY);
+	}
+	seal_key_free(d.frame);
+	seal_key_free(other.frame);
+}
+
+/* The payload of `was` under the header of `f`, with all checksums right. */
+static int open_under(
+        const struct frame_info *was, const struct frame_info *f, const struct crypto_domain *d)
+{
+	static uint8_t buf[FRAME_SIZE_MAX], chunks[FRAME_UNPACK_BYTES], plain[FRAME_UNPACK_BYTES],
+	        moved[FRAME_SIZE_MAX];
+	const uint8_t *payload = NULL;
+	struct frame_info got;
+	size_t size = 0;
+
+	memset(chunks, 3, sizeof(chunks));
+	assert_int_equal(frame_encode_sealed(was, d->frame, chunks, buf), 0);
+	assert_int_equal(frame_decode(buf, sizeof(buf), was->segment, &got, &payload, &size), 0);
+	frame_encode(f, payload, moved);
+	assert_int_equal(frame_decode(moved, sizeof(moved), f->segment, &got, &payload, &size), 0);
+	return frame_open(&got, d, payload, plain, chunks);
+}
+
+static void a_sealed_payload_passes_under_its_own_header_only(void **state)
+{
+	const struct frame_info was = sealed_info(2, CODEC_RAW, 2 * CHUNK_SIZE);
+	const struct crypto_domain d = {.id = 5, .frame = frame_key(1)};
+	struct frame_info f = was;
+
+	assert_int_equal(open_under(&was, &f, &d), 0);
+	f.segment++;
+	assert_int_equal(open_under(&was, &f, &d), -EUCLEAN);
+	f = was;
+	frame_slots_set(&f, 31);
+	assert_int_equal(open_under(&was, &f, &d), -EUCLEAN);
+	f = was;
+	f.slots[1]++;
+	assert_int_equal(open_under(&was, &f, &d), -EUCLEAN);
+	f = was;
+	f.image++;
+	assert_int_equal(open_under(&was, &f, &d), -EUCLEAN);
+	f = was;
+	f.first_chunk++;
+	assert_int_equal(open_under(&was, &f, &d), -EUCLEAN);
+	f = was;
+	f.store++;
+	assert_int_equal(open_under(&was, &f, &d), -EUCLEAN);
+	f = was;
+	f.hashes[1].lo++;
+	assert_int_equal(open_under(&was, &f, &d), -EUCLEAN);
+	f = was;
+	f.codec = CODEC_LZ4;
+	assert_int_equal(open_under(&was, &f, &d), -EUCLEAN);
+	seal_key_free(d.frame);
+}
+
+/* --- compressing harder --- */
+
+static void packing_harder_gives_blocks_like_any_other(void **state)
+{
+	static uint8_t chunks[FRAME_UNPACK_BYTES], packed[FRAME_UNPACK_BYTES],
+	        back[FRAME_UNPACK_BYTES];
+	struct frame_packer *p = NULL;
+	uint64_t v = 1;
+
+	assert_int_equal(frame_packer_new(&p), 0);
+	for (unsigned n = 1; n <= 16; n++) {
+		for (unsigned level = 3; level <= 13; level++) {
+			struct frame_info f = {.n = n};
+			for (unsigned i = 0; i < n * CHUNK_SIZE; i++) {
+				v = v * 6364136223846793005ull + 1;
+				/* A few letters; in every other round, noise. */
+				chunks[i] = (uint8_t)(level % 2 ? 'a' + (v >> 60) % 4 : v >> 56);
+			}
+			f.codec = level == 13
+			                  ? frame_pack_auto(p, chunks, n, packed, &f.payload_len)
+			                  : frame_pack_hard(
+			                            p, level, chunks, n, packed, &f.payload_len);
+			assert_int_equal(f.codec, level % 2 ? CODEC_LZ4 : CODEC_RAW);
+			assert_int_equal(
+			        frame_unpack(&f, f.codec == CODEC_RAW ? chunks : packed, back), 0);
+			assert_memory_equal(back, chunks, n * CHUNK_SIZE);
+		}
+	}
+	frame_packer_free(p);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -327,6 +471,9 @@ int main(void)
 	        cmocka_unit_test(any_flipped_bit_of_a_footer_is_seen),
 	        cmocka_unit_test(chunks_are_packed_when_that_saves_an_eighth),
 	        cmocka_unit_test(what_cannot_be_unpacked_says_why),
+	        cmocka_unit_test(sealed_frames_open_to_what_they_were),
+	        cmocka_unit_test(a_sealed_payload_passes_under_its_own_header_only),
+	        cmocka_unit_test(packing_harder_gives_blocks_like_any_other),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

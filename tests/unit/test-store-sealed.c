@@ -1,0 +1,662 @@
+/*
+ * test-store-sealed.c - images of crypto domains, beside others: apart, locked, moved, wiped; and
+ * what else their policies say
+ */
+#include "store-bed.h"
+
+#define SEALED_A 1001u /* images of domain 1 */
+#define SEALED_B 1002u
+#define OTHER    2001u /* of domain 2 */
+#define SECRET   "what the guest wrote and nobody else is to read"
+
+static const uint8_t key_1[SEAL_KEY_LEN] = "key one", key_2[SEAL_KEY_LEN] = "key two";
+
+static void keys_add(struct bed *b)
+{
+	assert_int_equal(keyring_add(b->cfg.keyring, 1, key_1), 0);
+	assert_int_equal(keyring_add(b->cfg.keyring, 2, key_2), 0);
+}
+
+static void sealed_make(struct bed *b)
+{
+	struct store_state state;
+
+	bed_make(b);
+	struct meta *m = fake_meta_port(b->meta);
+	assert_int_equal(m->ops->state_get(m, &state), 0);
+	assert_int_equal(keyring_new(state.uuid, state.domain_key, &b->cfg.keyring), 0);
+	keys_add(b);
+	bed_open(b);
+}
+
+static void sealed_free(struct bed *b)
+{
+	struct keyring *kr = b->cfg.keyring;
+
+	bed_free(b);
+	keyring_free(kr);
+}
+
+static void reopen(struct bed *b)
+{
+	assert_int_equal(store_close(b->store), 0);
+	bed_open(b);
+}
+
+/* Chunks that differ, each with the secret in it, of which LZ4 leaves enough to be found. */
+static void secret_write(struct image *img, uint64_t off, unsigned chunks)
+{
+	for (unsigned i = 0; i < chunks; i++) {
+		char chunk[CHUNK_SIZE] = {0};
+		snprintf(chunk, sizeof(chunk), "%u: %s", i, SECRET);
+		store_enter(img->store);
+		assert_int_equal(store_write(img, off + i * CHUNK_SIZE, chunk, CHUNK_SIZE), 0);
+		store_leave(img->store);
+	}
+}
+
+static void secret_expect(struct image *img, uint64_t off, unsigned chunks)
+{
+	for (unsigned i = 0; i < chunks; i++) {
+		char want[CHUNK_SIZE] = {0}, got[CHUNK_SIZE];
+		snprintf(want, sizeof(want), "%u: %s", i, SECRET);
+		assert_int_equal(store_read(img, off + i * CHUNK_SIZE, got, CHUNK_SIZE), 0);
+		assert_memory_equal(want, got, CHUNK_SIZE);
+	}
+}
+
+/* --- what the segment files hold --- */
+
+struct search {
+	struct io *io;
+	const char *dir, *needle;
+	size_t len;
+	unsigned found, files;
+};
+
+static int search_file(void *arg, const char *name, bool is_dir)
+{
+	static uint8_t buf[SEGMENT_BYTES_MAX];
+	struct search *s = arg;
+	struct io_file *f;
+	char path[80];
+	size_t n = 0;
+
+	snprintf(path, sizeof(path), "%s/%s", s->dir, name);
+	if (is_dir) {
+		struct search below = *s;
+		below.dir = path;
+		const int r = io_list(s->io, path, search_file, &below);
+		s->found = below.found;
+		s->files = below.files;
+		return r;
+	}
+	assert_int_equal(io_open(s->io, path, IO_READ, &f), 0);
+	assert_int_equal(io_pread(f, buf, sizeof(buf), 0, &n), 0);
+	s->found += memmem(buf, n, s->needle, s->len) != NULL;
+	s->files++;
+	io_close(f);
+	return 0;
+}
+
+/* In how many segment files the bytes are. */
+static unsigned files_hold(struct bed *b, const char *needle, size_t len)
+{
+	struct search s = {.io = iosim_io(b->sim), .dir = "segments", .needle = needle, .len = len};
+
+	assert_int_equal(io_list(s.io, "segments", search_file, &s), 0);
+	assert_true(s.files > 0);
+	return s.found;
+}
+
+static uint64_t stat_hits(struct bed *b)
+{
+	return atomic_load(&b->store->count.dedupe_hits);
+}
+
+/* --- sealed images --- */
+
+static void a_sealed_image_is_read_back_and_not_found_in_files(void **state)
+{
+	struct bed b;
+
+	sealed_make(&b);
+	struct image *img = bed_image(&b, SEALED_A), *plain = bed_image(&b, 1);
+	secret_write(img, 0, 100);
+	bed_write(img, MIB, MIB, 5);
+	assert_int_equal(store_sync(b.store), 0);
+	assert_int_equal(files_hold(&b, SECRET, 20), 0);
+	assert_int_equal(files_hold(&b, (const char *)key_1, sizeof(key_1)), 0);
+	secret_write(plain, 0, 100);
+	assert_int_equal(store_sync(b.store), 0);
+	assert_true(files_hold(&b, SECRET, 20) > 0);
+	store_image_close(img);
+	store_image_close(plain);
+	reopen(&b);
+	img = bed_image(&b, SEALED_A);
+	secret_expect(img, 0, 100);
+	bed_expect(img, MIB, MIB, 5);
+	store_image_close(img);
+	sealed_free(&b);
+}
+
+static void duplicates_are_found_within_a_domain_only(void **state)
+{
+	struct bed b;
+
+	sealed_make(&b);
+	struct image *plain = bed_image(&b, 1), *a = bed_image(&b, SEALED_A),
+	             *a2 = bed_image(&b, SEALED_B), *other = bed_image(&b, OTHER);
+	bed_write(plain, 0, MIB, 7);
+	assert_int_equal(store_sync(b.store), 0);
+	bed_write(a, 0, MIB, 7);
+	bed_write(other, 0, MIB, 7);
+	assert_int_equal(store_sync(b.store), 0);
+	assert_int_equal(stat_hits(&b), 0);
+	bed_write(a2, 0, MIB, 7);
+	assert_int_equal(store_sync(b.store), 0);
+	assert_int_equal(stat_hits(&b), LEAF_CHUNKS);
+	bed_expect(a2, 0, MIB, 7);
+	store_image_close(plain);
+	store_image_close(a);
+	store_image_close(a2);
+	store_image_close(other);
+	sealed_free(&b);
+}
+
+static void sharing_stays_within_a_domain(void **state)
+{
+	struct bed b;
+	uint64_t len = 0;
+
+	sealed_make(&b);
+	struct image *plain = bed_image(&b, 1), *a = bed_image(&b, SEALED_A),
+	             *a2 = bed_image(&b, SEALED_B);
+	bed_write(a, 0, MIB, 7);
+	assert_int_equal(store_sync(b.store), 0);
+	store_enter(b.store);
+	assert_int_equal(store_share(a, 0, plain, 0, MIB, &len), -EXDEV);
+	assert_int_equal(store_share(plain, 0, a, 0, MIB, &len), -EXDEV);
+	assert_int_equal(store_share(a, 0, a2, 0, MIB, &len), 0);
+	store_leave(b.store);
+	assert_int_equal(len, MIB);
+	assert_int_equal(store_sync(b.store), 0);
+	bed_expect(a2, 0, MIB, 7);
+	store_image_close(plain);
+	store_image_close(a);
+	store_image_close(a2);
+	sealed_free(&b);
+}
+
+static void a_locked_domain_is_closed_to_reads_and_writes(void **state)
+{
+	struct bed b;
+	uint8_t buf[CHUNK_SIZE];
+
+	sealed_make(&b);
+	struct image *img = bed_image(&b, SEALED_A), *plain = bed_image(&b, 1);
+	bed_write(img, 0, MIB, 7);
+	bed_write(plain, 0, MIB, 8);
+	assert_int_equal(store_sync(b.store), 0);
+	bed_expect(img, 0, MIB, 7); /* now it is in the cache */
+	store_image_close(img);
+	assert_int_equal(store_domain_lock(b.store, 1), 0);
+	assert_int_equal(keyring_remove(b.cfg.keyring, 1), 0);
+	img = bed_image(&b, SEALED_A);
+	assert_int_equal(store_read(img, 0, buf, sizeof(buf)), -ENOKEY);
+	store_enter(b.store);
+	assert_int_equal(store_write(img, 0, buf, sizeof(buf)), -ENOKEY);
+	assert_int_equal(store_punch(img, 0, MIB, false), -ENOKEY);
+	store_leave(b.store);
+	/* Others go on. */
+	bed_write(plain, MIB, MIB, 9);
+	assert_int_equal(store_sync(b.store), 0);
+	bed_expect(plain, 0, MIB, 8);
+	assert_int_equal(keyring_add(b.cfg.keyring, 1, key_1), 0);
+	assert_int_equal(store_domain_unlocked(b.store, 1), 0);
+	bed_expect(img, 0, MIB, 7);
+	store_image_close(img);
+	store_image_close(plain);
+	sealed_free(&b);
+}
+
+static void a_locked_image_can_be_deleted(void **state)
+{
+	struct bed b;
+	struct gc_report report;
+
+	sealed_make(&b);
+	struct image *img = bed_image(&b, SEALED_A);
+	bed_write(img, 0, 4 * MIB, 7);
+	assert_int_equal(store_sync(b.store), 0);
+	store_image_close(img);
+	assert_int_equal(store_domain_lock(b.store, 1), 0);
+	assert_int_equal(keyring_remove(b.cfg.keyring, 1), 0);
+	store_enter(b.store);
+	assert_int_equal(store_image_delete(b.store, SEALED_A), 0);
+	store_leave(b.store);
+	assert_int_equal(store_sync(b.store), 0);
+	assert_int_equal(store_gc(b.store, true, NULL, NULL, &report), 0);
+	assert_true(report.segments_freed > 0);
+	sealed_free(&b);
+}
+
+static void the_collector_rebuilds_sealed_segments(void **state)
+{
+	struct bed b;
+	struct gc_report report;
+
+	sealed_make(&b);
+	struct image *img = bed_image(&b, SEALED_A);
+	bed_write(img, 0, 4 * MIB, 7);
+	assert_int_equal(store_sync(b.store), 0);
+	bed_expect(img, 0, 4 * MIB, 7);
+	for (uint64_t off = 0; off < 4 * MIB; off += 2 * CHUNK_SIZE)
+		bed_punch(img, off, CHUNK_SIZE, false);
+	assert_int_equal(store_gc(b.store, true, NULL, NULL, &report), 0);
+	assert_true(report.segments_rewritten > 0);
+	assert_true(report.freed_bytes > MIB);
+	store_image_close(img);
+	reopen(&b);
+	img = bed_image(&b, SEALED_A);
+	uint8_t *want = malloc(4 * MIB), *got = malloc(4 * MIB);
+	bed_bytes(7, want, 4 * MIB);
+	for (uint64_t off = 0; off < 4 * MIB; off += 2 * CHUNK_SIZE)
+		memset(want + off, 0, CHUNK_SIZE);
+	assert_int_equal(store_read(img, 0, got, 4 * MIB), 0);
+	assert_memory_equal(want, got, 4 * MIB);
+	free(want);
+	free(got);
+	store_image_close(img);
+	sealed_free(&b);
+}
+
+static void an_index_rebuilt_from_footers_finds_sealed_duplicates(void **state)
+{
+	struct bed b;
+
+	sealed_make(&b);
+	struct image *img = bed_image(&b, SEALED_A);
+	bed_write(img, 0, 4 * MIB, 7);
+	assert_int_equal(store_sync(b.store), 0);
+	store_image_close(img);
+	assert_int_equal(store_close(b.store), 0);
+	assert_int_equal(io_unlink(iosim_io(b.sim), INDEX_NAME), 0);
+	b.cfg.manual = false;
+	bed_open(&b);
+	while (atomic_load(&b.store->index_loading))
+		nanosleep(&(struct timespec){0, 1000000}, NULL);
+	img = bed_image(&b, SEALED_B);
+	bed_write(img, 0, 4 * MIB, 7);
+	assert_int_equal(store_sync(b.store), 0);
+	assert_int_equal(stat_hits(&b), 4 * LEAF_CHUNKS);
+	store_image_close(img);
+	sealed_free(&b);
+}
+
+/* --- moving --- */
+
+static void policy_domain_set(struct image *img, uint32_t domain)
+{
+	struct image_policy p;
+
+	store_policy_get(img, &p);
+	p.domain = domain;
+	store_enter(img->store);
+	store_policy_set(img, &p);
+	store_leave(img->store);
+}
+
+static unsigned reseal_all(struct image *img)
+{
+	uint64_t found = 1;
+	unsigned passes = 0;
+
+	while (found > 0) {
+		assert_int_equal(store_reseal(img, 0, IMAGE_SIZE_MAX, &found), 0);
+		assert_int_equal(store_sync(img->store), 0);
+		passes++;
+		assert_true(passes < 10);
+	}
+	return passes;
+}
+
+static void an_image_is_moved_to_a_domain_and_leaves_nothing_behind(void **state)
+{
+	struct bed b;
+
+	sealed_make(&b);
+	struct image *img = bed_image(&b, 1);
+	secret_write(img, 0, 300);
+	bed_write(img, 8 * MIB, MIB, 7);
+	bed_punch(img, 20 * MIB, 4 * MIB, true);
+	assert_int_equal(store_sync(b.store), 0);
+	bed_write(img, 9 * MIB, MIB, 9); /* dirty still */
+	policy_domain_set(img, 1);
+	assert_int_equal(reseal_all(img), 2);
+	assert_true(files_hold(&b, SECRET, 20) > 0); /* dead, and there */
+	assert_int_equal(store_wipe_dead(b.store, 0, NULL, NULL), 0);
+	assert_int_equal(files_hold(&b, SECRET, 20), 0);
+	secret_expect(img, 0, 300);
+	bed_expect(img, 8 * MIB, MIB, 7);
+	bed_expect(img, 9 * MIB, MIB, 9);
+	uint64_t at = 0;
+	assert_int_equal(store_seek(img, 10 * MIB, false, &at), 0);
+	assert_int_equal(at, 20 * MIB); /* holes stay holes, zeros zeros */
+	assert_int_equal(store_seek(img, 20 * MIB, true, &at), 0);
+	assert_int_equal(at, 24 * MIB);
+	/* And back. */
+	policy_domain_set(img, 0);
+	assert_int_equal(reseal_all(img), 2);
+	assert_true(files_hold(&b, SECRET, 20) > 0);
+	secret_expect(img, 0, 300);
+	store_image_close(img);
+	sealed_free(&b);
+}
+
+static void what_others_share_stays_in_the_clear(void **state)
+{
+	struct bed b;
+
+	sealed_make(&b);
+	struct image *img = bed_image(&b, 1), *other = bed_image(&b, 2);
+	secret_write(img, 0, 20);
+	secret_write(other, 0, 10);
+	assert_int_equal(store_sync(b.store), 0);
+	assert_int_equal(files_hold(&b, "16: " SECRET, 20), 1);
+	policy_domain_set(img, 1);
+	reseal_all(img);
+	assert_int_equal(store_wipe_dead(b.store, 0, NULL, NULL), 0);
+	/* The first chunk of a frame is there as it is. */
+	assert_int_equal(files_hold(&b, "8: " SECRET, 20), 1);
+	assert_int_equal(files_hold(&b, "16: " SECRET, 20), 0);
+	secret_expect(img, 0, 20);
+	secret_expect(other, 0, 10);
+	store_image_close(img);
+	store_image_close(other);
+	sealed_free(&b);
+}
+
+/* The throttle is where a write comes between: it is called after reading, before the gate. */
+static void a_write_that_comes_between_wins(void **state)
+{
+	struct bed b;
+	uint64_t found = 0;
+
+	sealed_make(&b);
+	struct image *img = bed_image(&b, 1);
+	bed_write(img, 0, MIB, 7);
+	assert_int_equal(store_sync(b.store), 0);
+	policy_domain_set(img, 1);
+	bed_write(img, 0, 64 << 10, 8);
+	bed_punch(img, 128 << 10, 64 << 10, false);
+	assert_int_equal(store_reseal(img, 0, MIB, &found), 0);
+	assert_int_equal(found, LEAF_CHUNKS - 32 + 1); /* and the leaf */
+	bed_write(img, 512 << 10, 64 << 10, 9);        /* over what was put there */
+	assert_int_equal(store_sync(b.store), 0);
+	bed_expect(img, 0, 64 << 10, 8);
+	bed_expect(img, 128 << 10, 64 << 10, 0);
+	bed_expect(img, 512 << 10, 64 << 10, 9);
+	uint8_t want[MIB / 4], got[4096];
+	bed_bytes(7, want, sizeof(want));
+	assert_int_equal(store_read(img, 64 << 10, got, sizeof(got)), 0);
+	assert_memory_equal(got, want + (64 << 10), sizeof(got));
+	assert_int_equal(store_reseal(img, 0, MIB, &found), 0);
+	assert_int_equal(found, 0);
+	store_image_close(img);
+	sealed_free(&b);
+}
+
+struct racer {
+	struct image *img;
+	_Atomic bool stop;
+	uint8_t last[64];
+};
+
+static void *race_main(void *arg)
+{
+	struct racer *rc = arg;
+	uint64_t x = 1;
+
+	while (!rc->stop) {
+		x = x * 6364136223846793005ull + 1;
+		const unsigned i = x >> 33 & 63;
+		uint8_t chunk[CHUNK_SIZE];
+		rc->last[i]++;
+		memset(chunk, rc->last[i], sizeof(chunk));
+		assert_int_equal(store_throttle(rc->img->store, sizeof(chunk)), 0);
+		store_enter(rc->img->store);
+		assert_int_equal(
+		        store_write(rc->img, i * 16 * CHUNK_SIZE, chunk, sizeof(chunk)), 0);
+		store_leave(rc->img->store);
+	}
+	return NULL;
+}
+
+static void writers_and_moving_do_not_disturb_each_other(void **state)
+{
+	struct bed b;
+	struct racer rc = {0};
+	pthread_t t;
+
+	sealed_make(&b);
+	assert_int_equal(store_close(b.store), 0);
+	b.cfg.manual = false;
+	b.cfg.txg_ns = NS_PER_SEC / 200;
+	bed_open(&b);
+	rc.img = bed_image(&b, 1);
+	bed_write(rc.img, 0, 4 * MIB, 7);
+	assert_int_equal(pthread_create(&t, NULL, race_main, &rc), 0);
+	for (unsigned i = 0; i < 20; i++) {
+		uint64_t found;
+		policy_domain_set(rc.img, i % 2 ? 0 : 1);
+		assert_int_equal(store_reseal(rc.img, 0, 4 * MIB, &found), 0);
+	}
+	rc.stop = true;
+	pthread_join(t, NULL);
+	assert_int_equal(store_sync(b.store), 0);
+	uint8_t *want = malloc(4 * MIB), *got = malloc(4 * MIB);
+	bed_bytes(7, want, 4 * MIB);
+	for (unsigned i = 0; i < 64; i++)
+		if (rc.last[i])
+			memset(want + i * 16 * CHUNK_SIZE, rc.last[i], CHUNK_SIZE);
+	assert_int_equal(store_read(rc.img, 0, got, 4 * MIB), 0);
+	assert_memory_equal(want, got, 4 * MIB);
+	free(want);
+	free(got);
+	store_image_close(rc.img);
+	sealed_free(&b);
+}
+
+static void a_crash_while_an_image_is_moved_loses_nothing(void **state)
+{
+	struct bed b;
+	uint64_t found;
+
+	sealed_make(&b);
+	struct image *img = bed_image(&b, 1);
+	bed_write(img, 0, 4 * MIB, 7);
+	assert_int_equal(store_sync(b.store), 0);
+	policy_domain_set(img, 1);
+	assert_int_equal(store_reseal(img, 0, 2 * MIB, &found), 0);
+	assert_int_equal(store_sync(b.store), 0);
+	assert_int_equal(store_reseal(img, 2 * MIB, MIB, &found), 0);
+	bed_write(img, 3 * MIB, CHUNK_SIZE, 8);
+	assert_int_equal(store_flush(b.store, img), 0);
+	store_image_close(img);
+	bed_crash(&b);
+	bed_open(&b);
+	img = bed_image(&b, 1);
+	uint8_t *want = malloc(4 * MIB), *got = malloc(4 * MIB);
+	bed_bytes(7, want, 4 * MIB);
+	bed_bytes(8, want + 3 * MIB, CHUNK_SIZE);
+	assert_int_equal(store_read(img, 0, got, 4 * MIB), 0);
+	assert_memory_equal(want, got, 4 * MIB);
+	free(want);
+	free(got);
+	store_image_close(img);
+	sealed_free(&b);
+}
+
+/* --- the other stages --- */
+
+static void policy_set(
+        struct image *img, enum policy_compress c, unsigned level, enum policy_dedupe d)
+{
+	const struct image_policy p = {.compress = c, .level = (uint8_t)level, .dedupe = d};
+
+	store_enter(img->store);
+	store_policy_set(img, &p);
+	store_leave(img->store);
+}
+
+/* Text of sorts: words out of a few, so that LZ4HC finds more than LZ4. */
+static void text_write(struct image *img, uint64_t off, size_t len, uint64_t seed)
+{
+	static const char *words[] = {"segment ", "frame ", "chunk ", "a ", "map ", "of ", "the ",
+	        "recovery ", "index ", "is ", "seldom ", "written ", "again\n", "overlay "};
+	char *buf = malloc(len + 16);
+
+	for (size_t n = 0; n < len;) {
+		seed = seed * 6364136223846793005ull + 1442695040888963407ull;
+		const char *w = words[seed >> 40 & 15 ? (seed >> 40) % ARRAY_SIZE(words) : 0];
+		memcpy(buf + n, w, strlen(w));
+		n += strlen(w);
+	}
+	store_enter(img->store);
+	assert_int_equal(store_write(img, off, buf, len), 0);
+	store_leave(img->store);
+	free(buf);
+}
+
+static uint64_t compressed_out(struct bed *b, struct image *img, enum policy_compress c,
+        unsigned level, struct policy_cost *ret_cost)
+{
+	static uint64_t seed;
+	const uint64_t before = atomic_load(&b->store->count.compressed_out_bytes);
+	struct policy_cost was;
+
+	store_policy_cost(img, &was);
+	policy_set(img, c, level, POLICY_DEDUPE_OFF);
+	text_write(img, 0, 2 * MIB, ++seed);
+	assert_int_equal(store_sync(b->store), 0);
+	store_policy_cost(img, ret_cost);
+	ret_cost->compress_ns -= was.compress_ns;
+	ret_cost->compress_out_bytes -= was.compress_out_bytes;
+	return atomic_load(&b->store->count.compressed_out_bytes) - before;
+}
+
+static void images_are_compressed_as_their_policy_says(void **state)
+{
+	struct policy_cost cost;
+	struct bed b;
+
+	sealed_make(&b);
+	struct image *img = bed_image(&b, 1);
+	const uint64_t off = compressed_out(&b, img, POLICY_COMPRESS_OFF, 0, &cost);
+	assert_int_equal(off, 2 * MIB);
+	assert_int_equal(cost.compress_out_bytes, 0);
+	const uint64_t fast = compressed_out(&b, img, POLICY_LZ4, 0, &cost);
+	assert_int_equal(cost.compress_out_bytes, fast);
+	assert_true(cost.compress_ns > 0);
+	const uint64_t hard = compressed_out(&b, img, POLICY_LZ4HC, 9, &cost);
+	const uint64_t automatic = compressed_out(&b, img, POLICY_COMPRESS_AUTO, 0, &cost);
+	assert_true(fast < off * 3 / 4);
+	assert_true(hard < fast * 9 / 10);
+	assert_true(automatic < fast * 9 / 10);
+	bed_write(img, 0, MIB, 3); /* does not compress */
+	const uint64_t raw = atomic_load(&b.store->count.chunks_raw);
+	assert_int_equal(store_sync(b.store), 0);
+	assert_int_equal(atomic_load(&b.store->count.chunks_raw) - raw, LEAF_CHUNKS);
+	bed_expect(img, 0, MIB, 3);
+	store_image_close(img);
+	sealed_free(&b);
+}
+
+static void duplicates_are_looked_for_as_the_policy_says(void **state)
+{
+	struct policy_cost cost;
+	struct bed b;
+
+	sealed_make(&b);
+	struct image *img = bed_image(&b, 1);
+	bed_write(img, 0, MIB, 7);
+	assert_int_equal(store_sync(b.store), 0);
+	policy_set(img, POLICY_LZ4, 0, POLICY_DEDUPE_OFF);
+	bed_write(img, MIB, MIB, 7);
+	assert_int_equal(store_sync(b.store), 0);
+	assert_int_equal(stat_hits(&b), 0);
+	policy_set(img, POLICY_LZ4, 0, POLICY_DEDUPE_ON);
+	bed_write(img, 2 * MIB, MIB, 7);
+	assert_int_equal(store_sync(b.store), 0);
+	assert_int_equal(stat_hits(&b), LEAF_CHUNKS);
+	store_policy_cost(img, &cost);
+	assert_int_equal(cost.dedupe_chunks, 2 * LEAF_CHUNKS);
+	assert_int_equal(cost.dedupe_hits, LEAF_CHUNKS);
+	assert_true(cost.dedupe_ns > 0 && cost.commit_ns > cost.dedupe_ns);
+	assert_int_equal(cost.encrypt_bytes, 0);
+	store_image_close(img);
+	sealed_free(&b);
+}
+
+/* What is cached is right; what is on the disk is not. */
+static void verified_dedupe_does_not_believe_the_cache(void **state)
+{
+	struct bed b;
+
+	for (unsigned verify = 0; verify < 2; verify++) {
+		sealed_make(&b);
+		struct image *img = bed_image(&b, 1);
+		policy_set(img, POLICY_LZ4, 0, verify ? POLICY_DEDUPE_VERIFY : POLICY_DEDUPE_ON);
+		bed_write(img, 0, 64 << 10, 7);
+		assert_int_equal(store_sync(b.store), 0);
+		bed_expect(img, 0, 64 << 10, 7);
+		assert_int_equal(
+		        iosim_corrupt(b.sim, "segments/01/0000000001.0", 4096, 128 << 10, 1), 0);
+		bed_write(img, MIB, 64 << 10, 7);
+		assert_int_equal(store_sync(b.store), 0);
+		assert_int_equal(stat_hits(&b), verify ? 0 : 16);
+		store_image_close(img);
+		sealed_free(&b);
+	}
+}
+
+static void sealing_is_counted(void **state)
+{
+	struct policy_cost cost;
+	struct bed b;
+
+	sealed_make(&b);
+	struct image *img = bed_image(&b, SEALED_A);
+	bed_write(img, 0, MIB, 7);
+	assert_int_equal(store_sync(b.store), 0);
+	store_policy_cost(img, &cost);
+	assert_int_equal(cost.encrypt_bytes, MIB);
+	assert_true(cost.encrypt_ns > 0);
+	store_image_close(img);
+	sealed_free(&b);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test(a_sealed_image_is_read_back_and_not_found_in_files),
+	        cmocka_unit_test(duplicates_are_found_within_a_domain_only),
+	        cmocka_unit_test(sharing_stays_within_a_domain),
+	        cmocka_unit_test(a_locked_domain_is_closed_to_reads_and_writes),
+	        cmocka_unit_test(a_locked_image_can_be_deleted),
+	        cmocka_unit_test(the_collector_rebuilds_sealed_segments),
+	        cmocka_unit_test(an_index_rebuilt_from_footers_finds_sealed_duplicates),
+	        cmocka_unit_test(an_image_is_moved_to_a_domain_and_leaves_nothing_behind),
+	        cmocka_unit_test(what_others_share_stays_in_the_clear),
+	        cmocka_unit_test(a_write_that_comes_between_wins),
+	        cmocka_unit_test(writers_and_moving_do_not_disturb_each_other),
+	        cmocka_unit_test(a_crash_while_an_image_is_moved_loses_nothing),
+	        cmocka_unit_test(images_are_compressed_as_their_policy_says),
+	        cmocka_unit_test(duplicates_are_looked_for_as_the_policy_says),
+	        cmocka_unit_test(verified_dedupe_does_not_believe_the_cache),
+	        cmocka_unit_test(sealing_is_counted),
+	};
+
+	return cmocka_run_group_tests_name("store-sealed", tests, NULL, NULL);
+}
