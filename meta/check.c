@@ -118,6 +118,21 @@ static const struct check_query queries[] = {
                 " UNION ALL SELECT 'key ' || id, id FROM key"
                 " UNION ALL SELECT 'crypto domain ' || owner, owner FROM keyslot)"
                 " WHERE n >= (SELECT next_number FROM datastore)"},
+        {"crypto domains",
+                "WITH k(value) AS (SELECT CASE WHEN json_valid(value) THEN value ELSE '{}' END "
+                "FROM key),"
+                " d(id) AS (SELECT value ->> '$.domain' FROM k UNION"
+                " SELECT j.value FROM k, json_each(k.value, '$.rotating_from') j),"
+                " a(owner, id) AS (SELECT owner, CASE WHEN json_valid(value) THEN"
+                " value ->> '$.domain' END FROM attachment)"
+                " SELECT DISTINCT 'crypto domain ' || owner || ' has slots, and belongs to no "
+                "key' FROM keyslot"
+                " WHERE owner NOT IN (SELECT id FROM d WHERE id IS NOT NULL)"
+                " UNION ALL SELECT 'crypto domain ' || id || ' has no slot' FROM d WHERE id"
+                " NOT IN (SELECT owner FROM keyslot)"
+                " UNION ALL SELECT 'inode ' || owner || ' is stored in crypto domain ' || id || ',"
+                " which belongs to no key' FROM a"
+                " WHERE id > 0 AND id NOT IN (SELECT id FROM d WHERE id IS NOT NULL)"},
         {"audit trail", "SELECT 'audit entry ' || id || ' does not follow another' FROM audit"
                         " WHERE owner <> 0 OR (id <> 1 AND NOT EXISTS"
                         " (SELECT 1 FROM audit b WHERE b.owner = 0 AND b.id = audit.id - 1))"},

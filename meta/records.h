@@ -32,16 +32,23 @@ enum record_table {
 	RECORD_FLAG = 8,
 	RECORD_TABLES,
 };
+/*
+ * Numbers (ns_number_alloc) are the ids of ATTACHMENT, POLICY, JOB and KEY, id >> 16 of FILTER_STATE,
+ * and the owner of KEYSLOT: below 2^32.  All other owners and ids are below 2^63.
+ */
 #define RECORD_VALUE_MAX (1u << 20)
 
 /* -ENOENT; *ret_value is filled, released by the caller. */
 int ns_record_get(struct ns *ns, enum record_table table, uint64_t owner, uint64_t id,
         struct bytes_out *ret_value) MUST_CHECK;
-/* Inside the gate, or in collect_rows.  At most RECORD_VALUE_MAX bytes. */
+/* Inside the gate, or in collect_rows.  -E2BIG; -EINVAL: no such owner or id can be. */
 int ns_record_put(struct ns *ns, enum record_table table, uint64_t owner, uint64_t id,
         const void *value, size_t len) MUST_CHECK;
 int ns_record_del(struct ns *ns, enum record_table table, uint64_t owner, uint64_t id) MUST_CHECK;
-/* In order of id, from id `from` on; fn returns non-zero to stop, which is returned. */
+/*
+ * In order of id, from id `from` on; fn is called without a lock, and returns non-zero to stop,
+ * which is returned.
+ */
 typedef int ns_record_fn(void *arg, uint64_t owner, uint64_t id, const void *value, size_t len);
 int ns_record_each(struct ns *ns, enum record_table table, uint64_t owner, uint64_t from,
         ns_record_fn *fn, void *arg) MUST_CHECK;

@@ -249,6 +249,91 @@ static void test_a_list_ends_when_its_function_says_so(void **state)
 	engine_close(&e);
 }
 
+/* --- beside commits --- */
+
+enum { STEADY = 100, ROUNDS = 2000 };
+
+struct steady {
+	struct engine *e;
+	atomic_bool end;
+	atomic_int error; /* what went wrong */
+	unsigned next;
+	uint32_t seen[STEADY]; /* the value of each: only grows */
+};
+
+static int see_steady(void *arg, uint64_t owner, uint64_t id, const void *value, size_t len)
+{
+	struct steady *s = arg;
+
+	(void)owner;
+	if (len != sizeof(uint32_t) || id != s->next++ || get_u32(value) < s->seen[id])
+		return -EILSEQ;
+	s->seen[id] = get_u32(value);
+	return 0;
+}
+
+static void put_steady(struct engine *e, unsigned id, uint32_t value)
+{
+	uint8_t bytes[sizeof(value)];
+
+	put_u32(bytes, value);
+	assert_int_equal(ns_record_put(e->ns, RECORD_FILTER_STATE, 1, id, bytes, sizeof(bytes)), 0);
+}
+
+/* No assertions: this is not the thread that they may end. */
+static int list_once(struct steady *s, unsigned id)
+{
+	struct bytes_out value = {0};
+	uint64_t last = 0;
+
+	s->next = 0;
+	int r = ns_record_each(s->e->ns, RECORD_FILTER_STATE, 1, 0, see_steady, s);
+	if (r == 0 && s->next != STEADY)
+		r = -ENOENT;
+	if (r == 0)
+		r = ns_record_get(s->e->ns, RECORD_FILTER_STATE, 1, id, &value);
+	if (r == 0 && get_u32(value.data) < s->seen[id])
+		r = -ESTALE;
+	bytes_release(&value);
+	if (r == 0)
+		r = ns_record_last(s->e->ns, RECORD_FILTER_STATE, 1, &last);
+	return r == 0 && last != STEADY - 1 ? -ERANGE : r;
+}
+
+static void *list_steady(void *arg)
+{
+	struct steady *s = arg;
+
+	for (unsigned i = 0; !s->end && !s->error; i++)
+		s->error = list_once(s, i % STEADY);
+	return NULL;
+}
+
+/* Rows go from pending to committed all the time; no reader misses one, or sees an older one again. */
+static void test_lists_beside_commits_lose_and_repeat_nothing(void **state)
+{
+	struct engine e;
+	struct steady s = {.e = &e};
+	pthread_t reader;
+	uint64_t random = 7;
+
+	engine_open(&e);
+	for (unsigned id = 0; id < STEADY; id++)
+		put_steady(&e, id, 0);
+	assert_int_equal(pthread_create(&reader, NULL, list_steady, &s), 0);
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		put_steady(&e, random_next(&random, STEADY), i);
+		if (i % 4 == 0) {
+			engine_freeze(&e);
+			assert_int_equal(engine_commit(&e), 0);
+		}
+	}
+	s.end = true;
+	pthread_join(reader, NULL);
+	assert_int_equal(s.error, 0);
+	engine_close(&e);
+}
+
 /* --- numbers --- */
 
 static void test_a_number_is_never_given_twice(void **state)
@@ -296,6 +381,9 @@ static void test_check_finds_records_that_do_not_fit(void **state)
 	engine_open(&e);
 	put_raw(&e, RECORD_ATTACHMENT, 1, 1, "{\"type\":\"throttle\"}");
 	put_raw(&e, RECORD_KEYSLOT, 2, 0, "bytes");
+	put_raw(&e, RECORD_KEYSLOT, 3, 1, "bytes");
+	put_raw(&e, RECORD_KEY, 0, 1, "{\"domain\":3,\"rotating_from\":[2]}");
+	put_raw(&e, RECORD_ATTACHMENT, 1, 2, "{\"domain\":2}");
 	put_raw(&e, RECORD_AUDIT, 0, 1, "{}");
 	put_raw(&e, RECORD_AUDIT, 0, 2, "{}");
 	assert_int_equal(complaints(e.m), 0);
@@ -305,6 +393,12 @@ static void test_check_finds_records_that_do_not_fit(void **state)
 	assert_int_equal(complaints(e.m), 2);
 	put_raw(&e, RECORD_AUDIT, 0, 4, "{}"); /* 3 is missing */
 	assert_int_equal(complaints(e.m), 3);
+	put_raw(&e, RECORD_ATTACHMENT, 1, 2, "{\"domain\":7}"); /* no key has it */
+	assert_int_equal(complaints(e.m), 4);
+	put_raw(&e, RECORD_KEYSLOT, 5, 0, "bytes");
+	assert_int_equal(complaints(e.m), 5);
+	put_raw(&e, RECORD_KEY, 0, 1, "{\"domain\":3,\"rotating_from\":[2,4]}"); /* slotless */
+	assert_int_equal(complaints(e.m), 6);
 	engine_close(&e);
 }
 
@@ -355,6 +449,7 @@ int main(void)
 	        cmocka_unit_test(test_records_are_what_was_put),
 	        cmocka_unit_test(test_what_an_inode_owns_goes_with_it),
 	        cmocka_unit_test(test_a_list_ends_when_its_function_says_so),
+	        cmocka_unit_test(test_lists_beside_commits_lose_and_repeat_nothing),
 	        cmocka_unit_test(test_a_number_is_never_given_twice),
 	        cmocka_unit_test(test_check_finds_records_that_do_not_fit),
 	        cmocka_unit_test(test_a_datastore_of_version_1_is_upgraded),
