@@ -205,8 +205,8 @@ struct gc_report {
 	uint64_t rewritten_bytes; /* written to do so */
 	uint64_t live_chunks, dead_chunks;
 	uint64_t nodes_freed;
-	uint64_t
-	        segments_locked; /* left alone: what refers to them is sealed, and its key not here */
+	/* Left alone: what refers to them is sealed, and its key is not here. */
+	uint64_t segments_locked;
 };
 /* One full mark and sweep; waits.  full: rewrite every segment with anything dead in it. */
 int store_gc(struct store *s, bool full, gc_progress_fn *fn, void *arg,
