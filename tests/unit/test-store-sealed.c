@@ -377,8 +377,7 @@ static void what_others_share_stays_in_the_clear(void **state)
 	sealed_free(&b);
 }
 
-/* The throttle is where a write comes between: it is called after reading, before the gate. */
-static void a_write_that_comes_between_wins(void **state)
+static void what_is_dirty_is_left_alone(void **state)
 {
 	struct bed b;
 	uint64_t found = 0;
@@ -407,11 +406,99 @@ static void a_write_that_comes_between_wins(void **state)
 	sealed_free(&b);
 }
 
+/* --- what happens while a chunk to be moved is read --- */
+
+static struct {
+	struct io_ops ops;
+	const struct io_ops *real;
+	void (*fn)(struct image *img); /* called once, after a read */
+	struct image *img;
+} between;
+
+static int between_pread(struct io_file *f, void *buf, size_t len, uint64_t off, size_t *ret_n)
+{
+	const int r = between.real->pread(f, buf, len, off, ret_n);
+
+	if (between.fn)
+		STEAL(between.fn)(between.img);
+	return r;
+}
+
+static void write_dirty(struct image *img)
+{
+	bed_write(img, 0, CHUNK_SIZE, 8);
+}
+
+static void write_committed(struct image *img)
+{
+	bed_write(img, 0, CHUNK_SIZE, 8);
+	assert_int_equal(store_sync(img->store), 0);
+}
+
+/* Its group is frozen, and the commit fails for now. */
+static void write_frozen(struct image *img)
+{
+	struct bed *b = img->store->cfg.hooks.arg;
+	const struct iosim_fault fault = {.prefix = "segments/", .ops = IOSIM_SYNC, .err = -EIO};
+
+	bed_write(img, 0, CHUNK_SIZE, 8);
+	iosim_fault(b->sim, &fault);
+	assert_int_equal(store_sync(img->store), -EIO);
+	iosim_faults_clear(b->sim);
+	atomic_store(&img->store->commit_error, 0); /* else the throttle would refuse us */
+}
+
+static void punch_dirty(struct image *img)
+{
+	bed_punch(img, 0, MIB, false);
+}
+
+static void a_write_that_comes_between_wins(void **state)
+{
+	void (*const fns[])(struct image * img) = {
+	        write_dirty, write_committed, write_frozen, punch_dirty};
+	uint8_t rest[CHUNK_SIZE * 2], got[CHUNK_SIZE];
+	uint64_t found;
+
+	bed_bytes(7, rest, sizeof(rest));
+	for (unsigned i = 0; i < ARRAY_SIZE(fns); i++) {
+		struct bed b;
+		sealed_make(&b);
+		struct image *img = bed_image(&b, 1);
+		bed_write(img, 0, MIB, 7);
+		assert_int_equal(store_sync(b.store), 0);
+		policy_domain_set(img, 1);
+		struct io *io = iosim_io(b.sim);
+		between.real = io->ops;
+		between.ops = *io->ops;
+		between.ops.pread = between_pread;
+		between.img = img;
+		between.fn = fns[i];
+		io->ops = &between.ops;
+		assert_int_equal(store_reseal(img, 0, MIB, &found), 0);
+		assert_null(between.fn);
+		io->ops = between.real;
+		assert_int_equal(store_sync(b.store), 0);
+		bed_expect(img, 0, CHUNK_SIZE, fns[i] == punch_dirty ? 0 : 8);
+		assert_int_equal(store_read(img, CHUNK_SIZE, got, sizeof(got)), 0);
+		if (fns[i] != punch_dirty)
+			assert_memory_equal(got, rest + CHUNK_SIZE, CHUNK_SIZE);
+		store_image_close(img);
+		sealed_free(&b);
+	}
+}
+
 struct racer {
 	struct image *img;
 	_Atomic bool stop;
-	uint8_t last[64];
+	unsigned last[64]; /* writes so far */
 };
+
+/* Content number n >= 1 of a chunk: its byte, never 0. */
+static int race_byte(unsigned n)
+{
+	return (int)(1 + n % 255);
+}
 
 static void *race_main(void *arg)
 {
@@ -423,7 +510,7 @@ static void *race_main(void *arg)
 		const unsigned i = x >> 33 & 63;
 		uint8_t chunk[CHUNK_SIZE];
 		rc->last[i]++;
-		memset(chunk, rc->last[i], sizeof(chunk));
+		memset(chunk, race_byte(rc->last[i]), sizeof(chunk));
 		assert_int_equal(store_throttle(rc->img->store, sizeof(chunk)), 0);
 		store_enter(rc->img->store);
 		assert_int_equal(
@@ -459,7 +546,7 @@ static void writers_and_moving_do_not_disturb_each_other(void **state)
 	bed_bytes(7, want, 4 * MIB);
 	for (unsigned i = 0; i < 64; i++)
 		if (rc.last[i])
-			memset(want + i * 16 * CHUNK_SIZE, rc.last[i], CHUNK_SIZE);
+			memset(want + i * 16 * CHUNK_SIZE, race_byte(rc.last[i]), CHUNK_SIZE);
 	assert_int_equal(store_read(rc.img, 0, got, 4 * MIB), 0);
 	assert_memory_equal(want, got, 4 * MIB);
 	free(want);
@@ -649,6 +736,7 @@ int main(void)
 	        cmocka_unit_test(an_index_rebuilt_from_footers_finds_sealed_duplicates),
 	        cmocka_unit_test(an_image_is_moved_to_a_domain_and_leaves_nothing_behind),
 	        cmocka_unit_test(what_others_share_stays_in_the_clear),
+	        cmocka_unit_test(what_is_dirty_is_left_alone),
 	        cmocka_unit_test(a_write_that_comes_between_wins),
 	        cmocka_unit_test(writers_and_moving_do_not_disturb_each_other),
 	        cmocka_unit_test(a_crash_while_an_image_is_moved_loses_nothing),
