@@ -59,7 +59,7 @@ cp "$M/safe/b.raw" "$T/b"
 remount_weir
 "$WEIR" key list "$M" | grep -q vault || fail "no key 'vault' listed"
 same "size without the key" "$(stat -c %s "$T/plain")" "$(stat -c %s "$M/safe/a.raw")"
-refused EIO "open('$M/safe/a.raw')"
+refused ENOKEY "open('$M/safe/a.raw')"
 "$WEIR" status "$M" | grep -q "vault" || fail "the status does not say which key is missing"
 echo others work > "$M/open/x"
 same "another image" "others work" "$(cat "$M/open/x")"
@@ -102,7 +102,7 @@ no_plaintext "after rotation"
 cmp "$T/plain" "$M/open/c.raw"
 remount_weir
 cmp "$T/plain" "$M/open/c.raw"
-refused EIO "open('$M/safe/a.raw')"
+refused ENOKEY "open('$M/safe/a.raw')"
 rm "$M/safe/a.raw" # can go without the key
 umount_weir
 "$WEIR" check "$DS" --data > "$T/out" || fail "check: $(cat "$T/out")"
