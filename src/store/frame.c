@@ -359,9 +359,14 @@ enum frame_codec frame_pack(const uint8_t *chunks, unsigned n, uint8_t *buf, uin
 
 /* --- compressing harder --- */
 
-#define AUTO_LEVEL 6u
-/* LZ4HC pays where it makes a sample smaller by one part in so many than LZ4 does. */
-#define AUTO_GAIN_DIV 10
+/*
+ * LZ4HC pays where it makes a sample of one chunk smaller by one part in AUTO_GAIN_DIV than LZ4
+ * does.  Measured on frames of 32 KiB: all with level 4, programs 11.6 % smaller at 81 MB/s (LZ4:
+ * 398), text 13.2 % at 109 (493); by this choice 8.0 % at 100, and 8.7 % at 136.  Higher levels
+ * gain half a percent more for half the speed.
+ */
+#define AUTO_LEVEL    4u
+#define AUTO_GAIN_DIV 20
 
 struct frame_packer {
 	uint8_t sample[CHUNK_SIZE];
@@ -398,12 +403,14 @@ enum frame_codec frame_pack_auto(
         struct frame_packer *p, const uint8_t *chunks, unsigned n, uint8_t *buf, uint32_t *ret_len)
 {
 	const uint8_t *sample = chunks + (size_t)(n / 2) * CHUNK_SIZE;
-	const int fast = LZ4_compress_default(
-	        (const char *)sample, (char *)p->sample, CHUNK_SIZE, CHUNK_SIZE - CHUNK_SIZE / 8);
-	const int hard = LZ4_compress_HC_extStateHC(p->state, (const char *)sample,
-	        (char *)p->sample, CHUNK_SIZE, CHUNK_SIZE - CHUNK_SIZE / 8, AUTO_LEVEL);
+	const int room = CHUNK_SIZE - CHUNK_SIZE / 8;
+	const int fast =
+	        LZ4_compress_default((const char *)sample, (char *)p->sample, CHUNK_SIZE, room);
+	const int hard = fast > 0 ? LZ4_compress_HC_extStateHC(p->state, (const char *)sample,
+	                                    (char *)p->sample, CHUNK_SIZE, room, (int)AUTO_LEVEL)
+	                          : 0;
 
-	if (hard > 0 && (fast <= 0 || hard <= fast - fast / AUTO_GAIN_DIV))
+	if (hard > 0 && hard <= fast - fast / AUTO_GAIN_DIV)
 		return frame_pack_hard(p, AUTO_LEVEL, chunks, n, buf, ret_len);
 	return frame_pack(chunks, n, buf, ret_len);
 }
