@@ -246,27 +246,70 @@ static int copy_waiting(struct copy *c, uint64_t *ret_len)
 	return r;
 }
 
-/* --- */
+/* --- which of the two --- */
 
-static bool stages_see(const struct copy *c)
+/*
+ * Sharing must not meet a change of either stack: both are held, by inode number like the files'
+ * locks.  A file without filters has nothing to hold.
+ */
+struct hold {
+	struct pipeline *p;
+	unsigned ops;
+	struct request room;
+};
+
+static void holds_init(const struct copy *c, struct hold holds[2])
 {
-	struct pipeline *from = c->from->pipeline, *to = c->to->pipeline;
+	const bool in_order = c->from->ino < c->to->ino;
+	struct hold *from = &holds[!in_order], *to = &holds[in_order];
 
-	return (from && pipeline_handles(from, OP(READ))) ||
-	       (to && pipeline_handles(to, OP(WRITE)));
+	from->p = c->from->pipeline;
+	from->ops = OP(READ);
+	to->p = c->to->pipeline;
+	to->ops = OP(WRITE);
+	if (c->from == c->to) {
+		from->p = NULL;
+		to->ops |= OP(READ);
+	}
+}
+
+static void holds_release(struct hold *holds, unsigned n)
+{
+	while (n-- > 0)
+		if (holds[n].p)
+			pipeline_unhold(holds[n].p, &holds[n].room);
+}
+
+/* Shares where no stage is to see the bytes; -EXDEV: it must be done by requests. */
+static int copy_held(struct copy *c, uint64_t *ret_len)
+{
+	struct hold holds[2];
+
+	holds_init(c, holds);
+	for (unsigned i = 0; i < ARRAY_SIZE(holds); i++) {
+		struct hold *h = &holds[i];
+		if (h->p && !pipeline_hold(h->p, h->ops, &h->room)) {
+			holds_release(holds, i);
+			return -EXDEV;
+		}
+	}
+	const int r = copy_below(c, ret_len);
+	holds_release(holds, ARRAY_SIZE(holds));
+	return r;
 }
 
 int vfs_copy(struct vfs *v, struct vnode *from, uint64_t from_off, struct vnode *to,
         uint64_t to_off, uint64_t len, unsigned flags, uint64_t *ret_len)
 {
-	struct copy c = {v, from, to, from_off, to_off, len, flags, 0};
+	const struct copy start = {v, from, to, from_off, to_off, len, flags, 0};
+	struct copy c = start;
 	uint64_t done = 0;
 	int r = submit_admit(v, to);
 
 	if (!r)
-		r = stages_see(&c) ? copy_waiting(&c, &done) : copy_below(&c, &done);
-	if (r == -EXDEV) { /* chunks of another crypto domain are not shared */
-		c = (struct copy){v, from, to, from_off, to_off, len, flags, 0};
+		r = copy_held(&c, &done);
+	if (r == -EXDEV) { /* stages, or chunks of another crypto domain, which are not shared */
+		c = start;
 		r = copy_waiting(&c, &done);
 	}
 	if (!r && done > 0 && flags & REQUEST_FUA)

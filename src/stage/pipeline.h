@@ -4,15 +4,15 @@
  * A *version* of the stack is immutable; changing the stack makes a new version, prepares what is
  * new, drains the old one (new requests wait, those under way finish), and publishes or gives up.
  * A stage that is in both versions keeps its instance and everything in it.  No request ever sees
- * half of a change.
+ * half of a change.  Chunk stages and unusable observers of a plan are passed over.
  *
  * Requests are driven by a loop, not by nested calls: down from stage to stage, to the bottom, up
  * through the stages that asked, complete().  A request that a stage keeps (PEND) leaves the thread
  * it came on; resume() queues it to the runtime's workers, which go on with the loop.
  *
- * Entering costs two increments of a counter that the thread's core has for itself; with no request
- * stage that is all there is.  Operations and bytes are counted for every request; latency and CPU
- * time are taken of one request in STAGE_SAMPLE (one clock read a boundary).
+ * Entering and leaving cost an increment each of counters that few threads share; they are the account
+ * of operations, too.  Operations and bytes are counted for every request; latency is taken of one
+ * request in STAGE_SAMPLE (one clock read a boundary), CPU time of fewer.
  */
 #pragma once
 
@@ -38,11 +38,16 @@ struct pipeline_below {
 	void *arg;
 	/*
 	 * Does the request: sets result, out, done, found.  On the calling thread, which may wait
-	 * (it says so: base/blocking.h).  Must not call complete().
+	 * (it says so: base/blocking.h).  Must not call complete().  A change calls req->applied()
+	 * where it is set, in the gate, with done set.
 	 */
 	void (*submit)(void *arg, struct request *req);
 	void (*prefetch)(void *arg, uint64_t off, uint64_t len);
-	/* As in struct stage_host; link: whose state; may be called inside the gate. */
+	/*
+	 * As in struct stage_host; link: whose state; may be called inside the gate.  What is put is
+	 * durable no later than a change of the image that comes after it.  The functions from
+	 * prefetch on may be NULL.
+	 */
 	int (*state_get)(
 	        void *arg, uint64_t link, const char *name, void *buf, size_t cap, size_t *ret_len);
 	int (*state_put)(void *arg, uint64_t link, const char *name, const void *data, size_t len);
@@ -64,6 +69,14 @@ void pipeline_close(struct pipeline *p);
 /* Has it any stage that handles one of these operations (OP bits)? */
 bool pipeline_handles(struct pipeline *p, unsigned ops);
 /*
+ * As !pipeline_handles(), and until pipeline_unhold() it stays so: false where some stage handles one of them, else
+ * no change of the stack passes.  For what is done below all stages without being a request (sharing
+ * chunks).  Waits while a change is under way; whoever holds must not send requests through p.  Who
+ * holds two pipelines takes them in one order everywhere.  hold: room, the caller's.
+ */
+bool pipeline_hold(struct pipeline *p, unsigned ops, struct request *hold);
+void pipeline_unhold(struct pipeline *p, struct request *hold);
+/*
  * Sends a request down.  complete() may be called before this returns, on this thread, or later,
  * on another.  data need stay valid only until this returns: if a stage keeps a WRITE, the pipeline
  * copies its data first (in memory bounded by PIPELINE_KEPT_BYTES of all images together; beyond
@@ -79,7 +92,8 @@ int pipeline_call(struct pipeline *p, struct request *req);
  * are recognized by their link ids: one whose settings differ gets RECONFIGURE, one that is new is
  * created, one that is gone is destroyed.  On error nothing has changed.  committed (may be NULL)
  * is called with the pipeline drained and everything prepared: it makes the change durable, or
- * fails, and then all is aborted.
+ * fails, and then all is aborted.  -EINVAL: a fixed setting changed; -EBUSY: a conversion is not done
+ * (CONVERTING_IN to ACTIVE, or leaving before CONVERTING_OUT is done).
  */
 int pipeline_change(struct pipeline *p, const struct stack_plan *plan,
         int (*committed)(void *arg, struct errmsg *em), void *arg, struct errmsg *em) MUST_CHECK;
@@ -101,7 +115,9 @@ int pipeline_report(
  * Conversion of a transform (encode/decode): the host's cursor.  Which side of it is encoded
  * follows from the plan (STACK_CONVERTING_IN: below the cursor; _OUT: at and above it).  Converts
  * the next piece, at most len bytes, together with the cursor's new place in one transaction;
- * requests that touch it wait meanwhile.  *ret_done: the cursor has passed the end of the file.
+ * requests that touch it wait meanwhile.  *ret_done: the cursor has passed the end of the file, and
+ * stays there however it grows: the state may be changed to ACTIVE, or the stage taken out.  -EINVAL:
+ * it is not converting; -EIO and others: of the I/O, nothing of the piece has changed.
  */
 int pipeline_convert(struct pipeline *p, uint64_t link, uint64_t len, bool *ret_done) MUST_CHECK;
 

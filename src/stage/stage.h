@@ -127,10 +127,12 @@ struct stage_report {
 /* --- events --- */
 
 enum stage_event_kind {
-	STAGE_EVENT_OPEN,    /* the image is opened by the first user */
-	STAGE_EVENT_CLOSE,   /* the last user is gone */
-	STAGE_EVENT_QUIESCE, /* let go of every request that is kept, start none of your own */
-	STAGE_EVENT_THAW,    /* go on */
+	STAGE_EVENT_OPEN,  /* the image is opened by the first user, or the stage is attached */
+	STAGE_EVENT_CLOSE, /* the last user is gone, or the stage is being detached */
+	/* Let go of every kept request, keep none longer than it takes your own requests to answer
+	 * it, start no background requests. */
+	STAGE_EVENT_QUIESCE,
+	STAGE_EVENT_THAW, /* go on */
 	STAGE_EVENT_SNAPSHOT,
 	STAGE_EVENT_CLONE,
 	STAGE_EVENT_ROLLBACK, /* content below changed as a whole */
@@ -167,8 +169,10 @@ struct stage_host {
 	 * or post() takes. */
 	void (*resume)(struct stage_link *self, struct request *req, enum stage_verdict verdict);
 	/*
-	 * A request of the stage's own, which begins below it; complete() is called on any thread.
-	 * While the image is quiesced it waits.
+	 * A request of the stage's own, which begins below it; complete() is called on any thread,
+	 * usually a host's.  data stays valid until then.  While the image is quiesced it waits.
+	 * At once, on this thread: -ECANCELED, the stage is being destroyed; -EAGAIN, from create(),
+	 * there is nothing below yet.
 	 */
 	void (*submit_below)(struct stage_link *self, struct request *req);
 	/* The same from a thread that may wait (work(), a control thread); returns req->result. */
@@ -178,7 +182,7 @@ struct stage_host {
 
 	/*
 	 * Calls type->timer(stage) once, at or after this monotonic time; a later call replaces an
-	 * earlier one.  0: not at all.  Never after destroy.
+	 * earlier one.  0: not at all.  Never before create or after destroy.
 	 */
 	void (*timer_set)(struct stage_link *self, uint64_t at_ns);
 	/*

@@ -34,7 +34,7 @@ assert all(ask(a, b, b'{"op":"status"}')["ok"] for a, b in crowd)
 late, g = connect()
 crowd[0][1].close(); crowd[0][0].close()
 assert ask(late, g, b'{"op":"status"}')["ok"]
-late.sendall(b"x" * 70000)
+late.sendall(b"x" * 300000)
 assert json.loads(g.readline())["ok"] is False
 PY
 umount_weir

@@ -5,7 +5,7 @@ LIMIT=170
 command -v fio > /dev/null || { echo "no fio"; exit 77; }
 
 fio --name=guest --filename="$M/a.raw" --size=32M --rw=randrw --bs=4k --direct=1 --ioengine=psync \
-	--verify=crc32c --verify_backlog=256 --verify_fatal=1 --fdatasync=64 --time_based --runtime=25 \
+	--verify=crc32c --verify_backlog=256 --verify_fatal=1 --verify_state_save=0 --fdatasync=64 --time_based --runtime=25 \
 	--output="$T/fio.out" &
 guest=$!
 for i in $(seq 50); do

@@ -21,28 +21,30 @@ static void image_init(struct bottom_image *i)
 	assert_non_null(i->mapped);
 }
 
+static void value_put(struct bottom_value *v)
+{
+	if (v && --v->refs == 0)
+		free(v);
+}
+
 static void states_release(struct bottom_image *i)
 {
 	for (unsigned n = 0; n < BOTTOM_STATES; n++)
-		free(i->states[n].data);
+		value_put(i->states[n].value);
 	memset(i->states, 0, sizeof(i->states));
 }
 
+/* Allocates nothing: what becomes durable must not depend on memory. */
 static void image_copy(struct bottom_image *to, const struct bottom_image *from)
 {
 	memcpy(to->data, from->data, BOTTOM_SIZE_MAX);
 	memcpy(to->mapped, from->mapped, BLOCKS * sizeof(bool));
 	to->size = from->size;
 	states_release(to);
-	for (unsigned n = 0; n < BOTTOM_STATES; n++) {
-		to->states[n] = from->states[n];
-		if (!from->states[n].data)
-			continue;
-		to->states[n].data = malloc(MAX(from->states[n].len, 1));
-		if (!to->states[n].data)
-			abort();
-		memcpy(to->states[n].data, from->states[n].data, from->states[n].len);
-	}
+	memcpy(to->states, from->states, sizeof(to->states));
+	for (unsigned n = 0; n < BOTTOM_STATES; n++)
+		if (to->states[n].value)
+			to->states[n].value->refs++;
 }
 
 void bottom_init(struct bottom *b)
@@ -263,7 +265,7 @@ static struct bottom_state *find_state(struct bottom *b, uint64_t link, const ch
 {
 	for (unsigned i = 0; i < BOTTOM_STATES; i++) {
 		struct bottom_state *s = &b->now.states[i];
-		if (s->data && s->link == link && strcmp(s->name, name) == 0)
+		if (s->value && s->link == link && strcmp(s->name, name) == 0)
 			return s;
 	}
 	return NULL;
@@ -277,24 +279,24 @@ static int bottom_state_get(
 	pthread_mutex_lock(&b->lock);
 	const struct bottom_state *s = find_state(b, link, name);
 	if (s) {
-		memcpy(buf, s->data, MIN(cap, s->len));
-		*ret_len = s->len;
+		memcpy(buf, s->value->data, MIN(cap, s->value->len));
+		*ret_len = s->value->len;
 	}
 	pthread_mutex_unlock(&b->lock);
 	return s ? 0 : -ENOENT;
 }
 
-static void put_state(struct bottom *b, uint64_t link, const char *name, uint8_t *data, size_t len)
+static void put_state(struct bottom *b, uint64_t link, const char *name, struct bottom_value *value)
 {
 	struct bottom_state *s = find_state(b, link, name);
 
 	for (unsigned i = 0; i < BOTTOM_STATES && !s; i++)
-		if (!b->now.states[i].data)
+		if (!b->now.states[i].value)
 			s = &b->now.states[i];
 	if (!s)
 		abort(); /* BOTTOM_STATES are enough for every test */
-	free(s->data);
-	*s = (struct bottom_state){.link = link, .data = data, .len = len};
+	value_put(s->value);
+	*s = (struct bottom_state){.link = link, .value = value};
 	snprintf(s->name, sizeof(s->name), "%s", name);
 }
 
@@ -302,16 +304,19 @@ static int bottom_state_put(
         void *arg, uint64_t link, const char *name, const void *data, size_t len)
 {
 	struct bottom *b = arg;
-	uint8_t *copy = data ? malloc(MAX(len, 1)) : NULL;
+	struct bottom_value *value = data ? malloc(sizeof(*value) + len) : NULL;
 
-	if (b->state_put_fails || (data && !copy)) {
-		free(copy);
+	if (b->state_put_fails || (data && !value)) {
+		free(value);
 		return -ENOMEM;
 	}
-	if (data)
-		memcpy(copy, data, len);
+	if (value) {
+		value->refs = 1;
+		value->len = len;
+		memcpy(value->data, data, len);
+	}
 	pthread_mutex_lock(&b->lock);
-	put_state(b, link, name, copy, len);
+	put_state(b, link, name, value);
 	pthread_mutex_unlock(&b->lock);
 	return 0;
 }

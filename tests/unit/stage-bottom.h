@@ -18,11 +18,17 @@
 #define BOTTOM_BLOCK    512u /* what is a hole, is one of these */
 #define BOTTOM_STATES   64u
 
+/* A value never changes once it is there, so both instants may have it. */
+struct bottom_value {
+	unsigned refs;
+	size_t len;
+	uint8_t data[];
+};
+
 struct bottom_state {
 	uint64_t link;
 	char name[32];
-	uint8_t *data;
-	size_t len;
+	struct bottom_value *value; /* NULL: a free place */
 };
 
 /* At one instant. */

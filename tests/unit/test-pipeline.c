@@ -235,26 +235,38 @@ static void test_a_kept_write_does_not_need_the_submitters_buffer(void **state)
 	}
 }
 
+/* A change makes the stage let go. */
+static void *change_later(void *arg)
+{
+	struct world *w = arg;
+	struct errmsg em = {0};
+
+	usleep(50000);
+	assert_int_equal(pipeline_change(w->p, &w->plan, NULL, NULL, &em), 0);
+	return NULL;
+}
+
 static void test_kept_data_is_bounded_and_the_submitter_waits(void **state)
 {
-	const unsigned n = 1 + PIPELINE_KEPT_BYTES / REQUEST_LEN_MAX;
+	const unsigned fit = PIPELINE_KEPT_BYTES / REQUEST_LEN_MAX;
 	struct world *w = *state;
-	struct batch b = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, n, 0};
+	struct batch b = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, fit + 1, 0};
 	CLEANUP(free_ptr) uint8_t *data = malloc(REQUEST_LEN_MAX);
+	pthread_t thread;
 
-	plan_add(&w->plan, 1, "t-keep", "for=300ms");
+	plan_add(&w->plan, 1, "t-keep", "by=forever");
 	open_pipeline(w);
-	for (unsigned i = 0; i < n; i++) {
-		memset(data, (int)i + 1, REQUEST_LEN_MAX);
+	for (unsigned i = 0; i < fit; i++)
 		batch_write(w, &b, 0, data, REQUEST_LEN_MAX);
-		/* 64 fit; the next submit comes back only when its own write is done. */
-		if (i == n - 1)
-			assert_int_not_equal(w->bottom.requests[REQUEST_WRITE], 0);
-		else
-			assert_int_equal(w->bottom.requests[REQUEST_WRITE], 0);
-	}
+	assert_int_equal(w->bottom.requests[REQUEST_WRITE], 0);
+	assert_int_equal(pthread_create(&thread, NULL, change_later, w), 0);
+	memset(data, 0x77, REQUEST_LEN_MAX);
+	batch_write(w, &b, REQUEST_LEN_MAX, data, REQUEST_LEN_MAX / 2);
+	/* The next one came back only when it was done itself. */
+	assert_int_equal(w->bottom.now.data[REQUEST_LEN_MAX], 0x77);
 	batch_wait(&b);
-	assert_int_equal(w->bottom.requests[REQUEST_WRITE], n);
+	pthread_join(thread, NULL);
+	assert_int_equal(w->bottom.requests[REQUEST_WRITE], fit + 1);
 }
 
 /* --- own requests --- */

@@ -367,9 +367,12 @@ static void copies_are_requests_where_a_stage_sees_the_bytes(void **state)
 	assert_int_equal(copy(a, 0, b, 4096, 1ull << 40), 3 * MIB - 1000);
 	assert_int_equal(seen.ops[REQUEST_WRITE], 3);
 	assert_true(seen.flags[REQUEST_WRITE] & REQUEST_COPY);
-	expect_bytes(b, 4096, 3 * MIB - 1000, 'x');
-	assert_int_equal(copy(b, 4096, a, 0, 1000), 1000);
-	expect_bytes(a, 0, 3 * MIB - 1000, 'x');
+	for (uint64_t off = 0; off < 3 * MIB; off += MIB) {
+		const size_t len = MIN(MIB, 3 * MIB - 1000 - off);
+		expect_bytes(b, 4096 + off, len, 'x');
+	}
+	assert_int_equal(copy(b, 4096, a, 5000, 1000), 1000);
+	expect_bytes(a, 0, MIB, 'x');
 	vfs_release(vfs, a);
 	vfs_release(vfs, b);
 }
@@ -391,6 +394,57 @@ static void copies_are_shared_where_none_does(void **state)
 	assert_int_equal(after.written_bytes, before.written_bytes);
 	vfs_release(vfs, a);
 	vfs_release(vfs, b);
+}
+
+static _Atomic bool changed;
+
+static void *thread_change(void *arg)
+{
+	struct stack_plan *plan = calloc(1, sizeof(*plan));
+	struct errmsg em = {0};
+
+	stages_types[0] = &stage_note;
+	stages_plan(plan);
+	assert_int_equal(pipeline_change(arg, plan, NULL, NULL, &em), 0);
+	stack_plan_release(plan);
+	free(plan);
+	changed = true;
+	return NULL;
+}
+
+/* As one that takes as long as this test likes. */
+static void a_change_of_the_stack_waits_for_a_sharing_copy(void **state)
+{
+	struct vnode *a = create("a", NULL), *b = create("b", NULL);
+	struct pipeline *p = vfs_pipeline(b);
+	struct request room;
+	pthread_t t;
+
+	fill(a, 0, 100000, 'x');
+	changed = false;
+	assert_true(pipeline_hold(p, OP(WRITE), &room));
+	assert_int_equal(pthread_create(&t, NULL, thread_change, p), 0);
+	usleep(50000);
+	assert_false(changed);
+	pipeline_unhold(p, &room);
+	pthread_join(t, NULL);
+	assert_true(changed);
+	assert_false(pipeline_hold(p, OP(WRITE), &room));
+	assert_int_equal(copy(a, 0, b, 0, 100000), 100000);
+	assert_int_equal(seen.ops[REQUEST_WRITE], 1);
+	expect_bytes(b, 0, 100000, 'x');
+	vfs_release(vfs, a);
+	vfs_release(vfs, b);
+}
+
+static void a_file_is_copied_within_itself(void **state)
+{
+	struct vnode *a = create("a", NULL);
+
+	fill(a, 0, 100000, 'x');
+	assert_int_equal(copy(a, 0, a, 200704, 100000), 100000);
+	expect_bytes(a, 200704, 100000, 'x');
+	vfs_release(vfs, a);
 }
 
 static void a_copy_that_a_stage_refuses_fails(void **state)
@@ -427,6 +481,8 @@ int main(void)
 	        STAGES_CASE(applied_is_called_once_a_change),
 	        STAGES_CASE(copies_are_requests_where_a_stage_sees_the_bytes),
 	        STAGES_CASE(copies_are_shared_where_none_does),
+	        STAGES_CASE(a_change_of_the_stack_waits_for_a_sharing_copy),
+	        STAGES_CASE(a_file_is_copied_within_itself),
 	        STAGES_CASE(a_copy_that_a_stage_refuses_fails),
 	};
 

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 struct seen seen;
-const struct stage_type *stages_types[STAGES_MAX];
+const struct stage_type *_Atomic stages_types[STAGES_MAX];
 int stages_open_result, stages_inherit_result;
 _Atomic bool stages_read_only;
 _Atomic unsigned stages_keep;
@@ -258,17 +258,14 @@ static int say_no_state(
 	return -ENOENT;
 }
 
-static int filters_open(
-        void *arg, uint64_t ino, struct pipeline_below *below, struct pipeline **ret_p)
+void stages_plan(struct stack_plan *ret_plan)
 {
-	struct stack_plan *plan = calloc(1, sizeof(*plan));
-	struct errmsg em = {0};
-	int r = plan ? stages_open_result : -ENOMEM;
+	struct errmsg em;
 
-	below->state_get = say_no_state;
-	for (unsigned i = 0; !r && i < STAGES_MAX && stages_types[i]; i++) {
+	*ret_plan = (struct stack_plan){0};
+	for (unsigned i = 0; i < STAGES_MAX && stages_types[i]; i++) {
 		const struct stage_type *type = stages_types[i];
-		struct stack_item *item = &plan->items[plan->n++];
+		struct stack_item *item = &ret_plan->items[ret_plan->n++];
 		*item = (struct stack_item){
 		        .link = i + 1,
 		        .type = type,
@@ -277,8 +274,20 @@ static int filters_open(
 		        .class = type->class,
 		};
 		snprintf(item->type_name, sizeof(item->type_name), "%s", type->name);
-		r = settings_parse(type->settings, NULL, 0, &item->settings, &em);
+		assert_int_equal(settings_parse(type->settings, NULL, 0, &item->settings, &em), 0);
 	}
+}
+
+static int filters_open(
+        void *arg, uint64_t ino, struct pipeline_below *below, struct pipeline **ret_p)
+{
+	struct stack_plan *plan = calloc(1, sizeof(*plan));
+	struct errmsg em = {0};
+	int r = plan ? stages_open_result : -ENOMEM;
+
+	below->state_get = say_no_state;
+	if (!r)
+		stages_plan(plan);
 	usleep(100); /* long enough for others to come meanwhile */
 	if (!r)
 		r = pipeline_open(runtime, below, plan, ret_p, &em);
@@ -331,7 +340,8 @@ int stages_setup(void **state)
 	const struct stage_runtime_config cfg = {.workers = 2};
 
 	memset(&seen, 0, sizeof(seen));
-	memset(stages_types, 0, sizeof(stages_types));
+	for (unsigned i = 0; i < STAGES_MAX; i++)
+		stages_types[i] = NULL;
 	stages_open_result = stages_inherit_result = 0;
 	stages_read_only = false;
 	stages_keep = 0;

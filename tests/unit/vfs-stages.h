@@ -18,7 +18,7 @@ struct seen {
 	_Atomic uint64_t collected, inherited_dir, inherited; /* inode numbers of the last */
 };
 extern struct seen seen;
-extern const struct stage_type *stages_types[STAGES_MAX]; /* NULL ends */
+extern const struct stage_type *_Atomic stages_types[STAGES_MAX]; /* NULL ends */
 extern int stages_open_result, stages_inherit_result;
 extern _Atomic bool stages_read_only;
 
@@ -27,6 +27,9 @@ extern const struct stage_type stage_deny; /* fails changes with EPERM */
 extern const struct stage_type stage_xor;  /* what is stored differs from what is read */
 extern const struct stage_type stage_keep; /* keeps what stages_keep asks for */
 extern _Atomic unsigned stages_keep;       /* OP bits */
+
+/* A plan of stages_types, as files are opened with; released by the caller. */
+void stages_plan(struct stack_plan *ret_plan);
 
 /* Requests kept now; how many to wait for. */
 unsigned kept_count(void);

@@ -1,0 +1,47 @@
+/*
+ * test-stage-conformance.c - every built-in stage that sees requests passes the conformance suite
+ *
+ * A built-in type without a line here is a failure.  The settings are such that the stage does its
+ * work and changes nothing that the guest sees.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "stage-conformance.h"
+
+static const struct conformance_case cases[] = {
+        {.type = "pass"},
+        {.type = "scramble", .settings = "key=77"},
+};
+
+static bool has_case(const char *type)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++)
+		if (strcmp(cases[i].type, type) == 0)
+			return true;
+	return false;
+}
+
+static void test_every_type_has_a_case(void **state)
+{
+	for (unsigned i = 0; stage_builtin[i]; i++)
+		if (!(stage_builtin[i]->capabilities & STAGE_CHUNKS) &&
+		        !has_case(stage_builtin[i]->name))
+			fail_msg("filter type '%s' has no line in %s", stage_builtin[i]->name,
+			        __FILE__);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_type_has_a_case)};
+	int failed = cmocka_run_group_tests(tests, NULL, NULL);
+
+	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++)
+		failed += conformance_run(&cases[i]);
+	return failed + conformance_run_together(cases, ARRAY_SIZE(cases));
+}
