@@ -76,7 +76,7 @@ static bool is_text(enum record_table table)
 
 /*
  * A key slot that goes, or is replaced, leaves no copy in the pages: it may be removed because its
- * passphrase is known.  Off again at once: for everything else it only costs.
+ * passphrase is known.  Only for these rows: for the others it would cost and serve nothing.
  */
 static int secure_delete(struct apply *a, const struct row *row, bool on)
 {

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -119,60 +120,83 @@ static void on_signal(int number)
 
 static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP};
 
-static void signals_catch(struct sigaction *before)
+struct signals_before {
+	struct sigaction actions[ARRAY_SIZE(signals)];
+	sigset_t mask;
+};
+
+/* They are let through only where the answer is waited for, so that none comes unseen before. */
+static void signals_catch(struct signals_before *before)
 {
-	struct sigaction action = {.sa_handler = on_signal}; /* no SA_RESTART: read returns */
+	const struct sigaction action = {.sa_handler = on_signal};
+	sigset_t set;
 
 	caught = 0;
-	for (size_t i = 0; i < ARRAY_SIZE(signals); i++)
-		sigaction(signals[i], &action, &before[i]);
+	sigemptyset(&set);
+	for (size_t i = 0; i < ARRAY_SIZE(signals); i++) {
+		sigaddset(&set, signals[i]);
+		sigaction(signals[i], &action, &before->actions[i]);
+	}
+	sigprocmask(SIG_BLOCK, &set, &before->mask);
 }
 
-static void signals_restore(const struct sigaction *before)
+static void signals_restore(const struct signals_before *before)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(signals); i++)
-		sigaction(signals[i], &before[i], NULL);
+		sigaction(signals[i], &before->actions[i], NULL);
+	sigprocmask(SIG_SETMASK, &before->mask, NULL);
 	if (caught)
 		raise(caught);
 }
 
+static int byte_read(int tty, const sigset_t *mask, uint8_t *ret_byte)
+{
+	struct pollfd p = {.fd = tty, .events = POLLIN};
+
+	if (ppoll(&p, 1, NULL, mask) < 0)
+		return caught ? -EINTR : -errno;
+	const ssize_t n = read(tty, ret_byte, 1);
+	return n < 0 ? -errno : n == 0 ? -ENODATA : 0;
+}
+
 /* One line; what does not fit is read and makes it too long. */
-static int line_read(int tty, struct buffer *b)
+static int line_read(int tty, const sigset_t *mask, struct buffer *b)
 {
 	uint8_t byte = 0;
+	int r = 0;
 
 	b->len = 0;
-	while (byte != '\n') {
-		const ssize_t n = read(tty, &byte, 1);
-		if (n < 0)
-			return caught ? -EINTR : -errno;
-		if (n == 0)
+	while (r == 0 && byte != '\n') {
+		r = byte_read(tty, mask, &byte);
+		if (r < 0 || byte == '\n')
 			break;
-		if (byte != '\n' && b->len < b->cap)
+		if (b->len < b->cap)
 			b->data[b->len] = byte;
-		b->len += byte != '\n';
+		b->len++;
 	}
+	if (r < 0 && r != -ENODATA)
+		return r;
 	return b->len > b->cap ? -EMSGSIZE : 0;
 }
 
 static int ask(int tty, const char *prompt, struct buffer *b)
 {
 	struct termios was, silent;
-	struct sigaction before[ARRAY_SIZE(signals)];
+	struct signals_before before;
 
 	if (tcgetattr(tty, &was) < 0)
 		return -errno;
 	silent = was;
 	silent.c_lflag &= ~(tcflag_t)(ECHO | ECHONL);
-	signals_catch(before);
+	signals_catch(&before);
 	int r = tcsetattr(tty, TCSAFLUSH, &silent) < 0 ? -errno : 0;
 	if (r == 0 && dprintf(tty, "%s: ", prompt) < 0)
 		r = -errno;
 	if (r == 0)
-		r = line_read(tty, b);
+		r = line_read(tty, &before.mask, b);
 	if (tcsetattr(tty, TCSAFLUSH, &was) < 0 || dprintf(tty, "\n") < 0)
 		r = r < 0 ? r : -EIO;
-	signals_restore(before);
+	signals_restore(&before);
 	return r;
 }
 

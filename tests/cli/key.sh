@@ -71,9 +71,58 @@ refused 8 "does not open" "$WEIR" key unlock mnt vms --passphrase-file pass
 run 0 "$WEIR" key add mnt vms --key-file two.key --new-passphrase-file pass
 ok "rotation keeps the slot whose secret was given"
 
+# on_terminal ANSWERS COMMAND...: each prompt gets the next line of the file; what it shows is in ./out
+on_terminal()
+{
+	python3 - "$@" >out <<'PY'
+import os, pty, select, sys
+answers = open(sys.argv[1]).read().split("\n")
+pid, fd = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[2], sys.argv[2:])
+shown = asked = b""
+while True:
+    if not select.select([fd], [], [], 60)[0]:
+        sys.exit("no answer within a minute")
+    try:
+        data = os.read(fd, 4096)
+    except OSError:
+        break
+    if not data:
+        break
+    shown += data
+    asked += data
+    if asked.endswith(b": "):
+        asked = b""
+        answer = answers.pop(0)
+        os.write(fd, b"\x03" if answer == "^C" else answer.encode() + b"\n")
+status = os.waitpid(pid, 0)[1]
+print(shown.decode(), "signal", status & 127)
+sys.exit(os.waitstatus_to_exitcode(status) if not status & 127 else 99)
+PY
+}
+run 0 "$WEIR" key lock mnt vms
+on_terminal pass "$WEIR" key unlock mnt vms || fail "unlocking on the terminal: $(cat out)"
+says out "passphrase of key 'vms'"
+says_not out "$(cat pass)"
+printf 'new secret\nother secret\n' >answers
+status=0 && on_terminal answers "$WEIR" key create mnt asked || status=$?
+[ $status = 8 ] || fail "two different answers: $status, $(cat out)"
+says out "not the same"
+printf '^C\n' >answers
+status=0 && on_terminal answers "$WEIR" key create mnt asked || status=$?
+[ $status = 99 ] || fail "an interrupt at the prompt: $status, $(cat out)"
+says out "signal 2"
+printf 'new secret\nnew secret\n' >answers
+on_terminal answers "$WEIR" key create mnt asked || fail "creating on the terminal: $(cat out)"
+says_not out "new secret"
+run 0 "$WEIR" key delete mnt asked
+ok "passphrases are asked for on the terminal, and not shown"
+
 # While keys are in memory: no core dump, and all of it locked.
 pid=$(weir status ds --json | jq .pid)
-grep -qE '^VmLck:\s+[1-9]' "/proc/$pid/status" || fail "the daemon's memory is not locked"
+grep -qE '^VmLck:\s+[1-9]' "/proc/$pid/status" || grep -q libasan "/proc/$pid/maps" ||
+	fail "the daemon's memory is not locked" # the sanitizer makes locking do nothing
 [ "$(awk '/Max core file size/ { print $5 }' "/proc/$pid/limits")" = 0 ] || fail "the daemon may dump core"
 ok "the daemon's memory is locked and not dumped"
 
