@@ -252,8 +252,8 @@ static int daemon_keys(struct daemon *d, struct errmsg *em)
 
 	for (unsigned i = 0; i < d->opt->n_keys && !r; i++) {
 		const char *path = strchr(d->opt->keys[i], ':') + 1;
-		CLEANUP(free_ptr) char *name =
-		        strndup(d->opt->keys[i], (size_t)(path - d->opt->keys[i]) - 1);
+		CLEANUP(free_ptr)
+		char *name = strndup(d->opt->keys[i], (size_t)(path - d->opt->keys[i]) - 1);
 		r = name ? keys_unlock_file(d->manager, name, path, em)
 		         : errmsg_set(em, -ENOMEM, "out of memory");
 	}
