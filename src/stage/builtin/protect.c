@@ -177,13 +177,13 @@ static bool claim_take(struct protect *p, struct claim *c, uint64_t off, uint64_
 
 static void claim_drop(struct protect *p, struct claim *c)
 {
-	if (!c->link)
-		return;
 	pthread_mutex_lock(&p->lock);
-	*c->link = c->next;
-	if (c->next)
-		c->next->link = c->link;
-	c->link = NULL;
+	if (c->link) {
+		*c->link = c->next;
+		if (c->next)
+			c->next->link = c->link;
+		c->link = NULL;
+	}
 	pthread_mutex_unlock(&p->lock);
 }
 
