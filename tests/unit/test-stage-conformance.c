@@ -17,6 +17,9 @@
 static const struct conformance_case cases[] = {
         {.type = "pass"},
         {.type = "scramble", .settings = "key=77"},
+        {.type = "analytics", .other = "samples=2048 rows=16"},
+        /* It would start this program as its worker, an hour from now. */
+        {.type = "discover", .settings = "settle=1h", .other = "settle=1h interval=30m"},
 };
 
 static bool has_case(const char *type)
