@@ -3,7 +3,8 @@
 # Sourced by tools/quickstart.sh, tests/run.sh, tests/bench/* and .ci/run.  Debian 12 names.
 
 packages_build="gcc meson ninja-build pkg-config libc6-dev libfuse3-dev libxxhash-dev liblz4-dev
-	libsqlite3-dev libjansson-dev libblkid-dev libext2fs-dev libpng-dev libseccomp-dev libssl-dev"
+	libsqlite3-dev libjansson-dev libblkid-dev libext2fs-dev libpng-dev libseccomp-dev libssl-dev
+	libyara-dev"
 packages_run="fuse3 sqlite3 attr"
 packages_test="libcmocka-dev python3 clang clang-format acl util-linux jq mandoc man-db fio
 	e2fsprogs dosfstools fdisk ntfs-3g xfsprogs cryptsetup-bin mount procps"

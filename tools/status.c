@@ -92,6 +92,48 @@ static void print_unmounted(const json_t *json)
 	print_line("intent log", line);
 }
 
+/* The target of an item of a list; "" is the datastore. */
+static const char *item_target(char *buf, size_t len, const json_t *item)
+{
+	const char *target = json_text(item, "target");
+
+	return *target ? text_name(buf, len, target) : "the datastore";
+}
+
+static void print_unopenable(const json_t *list)
+{
+	char name[512], text[ERRMSG_LEN];
+	const json_t *item;
+	size_t i;
+
+	json_array_foreach(list, i, item) printf("%-13s %s: %s\n", i ? "" : "does not open",
+	        item_target(name, sizeof(name), item),
+	        text_name(text, sizeof(text), json_text(item, "reason")));
+}
+
+static void print_jobs(const json_t *list)
+{
+	char name[512], share[TEXT_LEN];
+	const json_t *item;
+	size_t i;
+
+	json_array_foreach(list, i, item) printf("%-13s %s: %s %s, %s\n", i ? "" : "jobs",
+	        item_target(name, sizeof(name), item), json_text(item, "what"),
+	        json_text(item, "type"), text_share(share, json_num(item, "progress")));
+}
+
+static void print_alerts(const json_t *list)
+{
+	char name[512], text[ERRMSG_LEN], when[TEXT_LEN];
+	const json_t *item;
+	size_t i;
+
+	json_array_foreach(list, i, item) printf("%-13s %s %s: %s: %s: %s\n", i ? "" : "alerts",
+	        text_time(when, json_u64(item, "time_ns")), json_text(item, "severity"),
+	        item_target(name, sizeof(name), item), json_text(item, "type"),
+	        text_name(text, sizeof(text), json_text(item, "text")));
+}
+
 static void status_print(const struct target *t, const json_t *json)
 {
 	const char *health = json_text(json, "health"), *why = json_text(json, "health_text");
@@ -107,6 +149,9 @@ static void status_print(const struct target *t, const json_t *json)
 		printf("%-13s %s: %s\n", "health", health, text_name(text, sizeof(text), why));
 	else
 		print_line("health", *health ? health : "unknown");
+	print_unopenable(json_object_get(json, "unopenable"));
+	print_jobs(json_object_get(json, "jobs"));
+	print_alerts(json_object_get(json, "alerts"));
 }
 
 static int status_run(const struct command *cmd, int argc, char **argv)

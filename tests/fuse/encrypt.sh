@@ -84,8 +84,8 @@ cmp "$T/plain" "$M/open/c.raw"
 
 # Another slot, without rewriting; the first one goes; the last one does not.
 "$WEIR" key add "$M" vault --key-file "$T/key" --new-key-file "$T/key2" > /dev/null
-"$WEIR" key remove "$M" vault 1 > /dev/null
-"$WEIR" key remove "$M" vault 2 2> /dev/null && fail "the last slot went"
+"$WEIR" key remove "$M" vault 0 > /dev/null
+"$WEIR" key remove "$M" vault 1 2> /dev/null && fail "the last slot went"
 remount_weir
 "$WEIR" key unlock "$M" vault --key-file "$T/key" 2> /dev/null && fail "a removed slot unlocks"
 "$WEIR" key unlock "$M" vault --key-file "$T/key2" > /dev/null

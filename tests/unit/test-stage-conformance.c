@@ -23,10 +23,16 @@ static const struct conformance_case cases[] = {
         {.type = "cache", .settings = "reservation=1M limit=2M", .other = "limit=1M prefetch=0"},
         {.type = "cache", .settings = "copies=on prefetch=64K", .other = "mode=writethrough"},
         {.type = "cache", .settings = "mode=unsafe", .flags = CONFORMANCE_FLUSH_IGNORED},
+        {.type = "scan",
+                .settings = "rules=" TEST_DATA "/scan.yar",
+                .other = "rules=" TEST_DATA "/scan.yar window=64 what=reads"},
         {.type = "scramble", .settings = "key=77"},
         {.type = "fault",
                 .settings = "latency=20us jitter=200us probability=30",
                 .other = "op=write errno=EIO count=0 after=1000000000"},
+        {.type = "analytics", .other = "samples=2048 rows=16"},
+        /* It would start this program as its worker, an hour from now. */
+        {.type = "discover", .settings = "settle=1h", .other = "settle=1h interval=30m"},
 };
 
 static bool has_case(const char *type)
