@@ -180,7 +180,10 @@ static json_t *summary_json(const struct check_summary *s)
 	        (json_int_t)s->data_chunks, "zero_chunks", (json_int_t)s->zero_chunks,
 	        "frames_verified", (json_int_t)s->frames_verified, "chunks_verified",
 	        (json_int_t)s->chunks_verified, "log_records", (json_int_t)s->log_records,
-	        "log_bytes", (json_int_t)s->log_bytes);
+	        "log_bytes", (json_int_t)s->log_bytes, "locked_leaves",
+	        (json_int_t)s->locked_leaves, "locked_frames", (json_int_t)s->locked_frames,
+	        "locked_records", (json_int_t)s->locked_records, "parked_records",
+	        (json_int_t)s->parked_records);
 }
 
 static int check_print_json(const struct check *c, int code)

@@ -36,7 +36,7 @@ cycle() {
 }
 
 types=('pass||' 'throttle|iops=1000000|iops=500000' 'cache|limit=8M|limit=4M mode=writethrough'
-	'analytics||' 'protect|ranges=1G-1M|ranges=2G-1M' "scan|rules=$T/rules|window=1K"
+	'analytics||' 'protect|ranges=1G+1M|ranges=2G+1M' "scan|rules=$T/rules|window=1K"
 	'compress|method=off|method=lz4hc' 'dedupe|mode=off|mode=verify')
 run_cycles() {
 	local i

@@ -62,6 +62,7 @@ static void inode_add(struct datastore *ds, uint64_t ino, const char *name)
 
 static void slot_add(struct datastore *ds)
 {
+	static const char key[] = "{\"name\":\"test\",\"domain\":7}";
 	uint8_t secret[64], slot[KEYSLOT_BYTES_MAX];
 	struct errmsg em = {0};
 	size_t len = 0;
@@ -70,6 +71,7 @@ static void slot_add(struct datastore *ds)
 	assert_int_equal(keyslot_wrap(KEYSLOT_FILE, DOMAIN, 1, secret, sizeof(secret), data_key,
 	                         slot, &len, &em),
 	        0);
+	assert_int_equal(ns_record_put(ds->ns, RECORD_KEY, 0, 1, key, strlen(key)), 0);
 	assert_int_equal(ns_record_put(ds->ns, RECORD_KEYSLOT, DOMAIN, 1, slot, len), 0);
 	FILE *f = fopen(key_file, "w");
 	assert_non_null(f);

@@ -114,7 +114,10 @@ static void every_command_has_a_summary_and_is_found_by_name(void **state)
 	for (size_t i = 0; commands[i]; i++) {
 		assert_ptr_equal(command_find(commands[i]->name), commands[i]);
 		assert_true(strlen(commands[i]->summary) > 0);
-		assert_non_null(commands[i]->run);
+		assert_true(!commands[i]->run == !!commands[i]->group);
+		for (size_t k = 0; commands[i]->group && commands[i]->group[k]; k++)
+			assert_ptr_equal(
+			        command_find(commands[i]->group[k]->name), commands[i]->group[k]);
 	}
 	assert_ptr_equal(command_find("mount.weir"), &cmd_mount_helper);
 	assert_null(command_find("frobnicate"));
