@@ -82,7 +82,7 @@ static int secure_delete(struct apply *a, const struct row *row, bool on)
 {
 	if (row->table != RECORD_KEYSLOT)
 		return 0;
-	return db_exec(a->d, on ? "PRAGMA secure_delete = ON" : "PRAGMA secure_delete = OFF");
+	return db_exec(a->d, on ? "PRAGMA secure_delete = ON" : "PRAGMA secure_delete = FAST");
 }
 
 static int apply_record_put(struct apply *a, const struct row *row)

@@ -17,8 +17,17 @@
 #include "base/log.h"
 #include "meta/metadb.h"
 
-#define FILL_PAGES  512 /* a transaction: 4 MiB */
-#define FILL_ROUNDS 4   /* that may make no progress: a free page may be kept by a reader */
+#define FILL_PAGES 512 /* a transaction: 4 MiB */
+/*
+ * A row whose overflow pages are full to their last byte: SQLite leaves the rest of the last one as
+ * it was.  It keeps between LOCAL_MIN and twice that of a row's bytes in the leaf (file format, 1.6),
+ * the more so that nothing is left over; LOCAL lies between.
+ */
+#define USABLE      (DBVFS_PAGE_SIZE - DBVFS_RESERVED)
+#define OVERFLOW    (USABLE - 4)
+#define LOCAL_MIN   ((USABLE - 12) * 32 / 255 - 23)
+#define LOCAL       (LOCAL_MIN + LOCAL_MIN / 2)
+#define FILL_ROUNDS 4 /* that may make no progress: a free page may be kept by a reader */
 
 static int run(struct metadb *m, enum db_stmt id, const uint64_t *params, int n)
 {
@@ -33,8 +42,7 @@ static int run(struct metadb *m, enum db_stmt id, const uint64_t *params, int n)
 
 static int fill_transaction(struct metadb *m, uint64_t id, uint64_t pages)
 {
-	/* A cell, and a chain of pages with 4 bytes each for the next one's number. */
-	const uint64_t params[] = {id, pages * (DBVFS_PAGE_SIZE - DBVFS_RESERVED - 4)};
+	const uint64_t params[] = {id, pages * OVERFLOW + LOCAL};
 	int r = run(m, STMT_BEGIN, NULL, 0);
 
 	if (r == 0)

@@ -165,7 +165,18 @@ static void node_lost(
 		*seen |= NODE_SEEN;
 }
 
-/* Reads and decodes; false when it is lost, which has been reported. */
+/* A leaf whose key is not there: where it is and when it was born can be checked, no more. */
+static void leaf_locked(struct walk *w, uint64_t id, const struct map_node *n, uint64_t first_chunk)
+{
+	w->incomplete = true;
+	check_locked_refs(w->c, n->domain, n->foreign);
+	if (!w->whole)
+		return;
+	w->c->sum.locked_leaves++;
+	node_check(w, id, n, first_chunk);
+}
+
+/* Reads and decodes; false when it is lost or locked, which has been reported. */
 static bool node_read(struct walk *w, uint64_t id, unsigned level, uint64_t first_chunk,
         struct map_node *ret_node)
 {
@@ -173,19 +184,24 @@ static bool node_read(struct walk *w, uint64_t id, unsigned level, uint64_t firs
 	struct check *c = w->c;
 	struct map_node n;
 	size_t len = 0;
-	const int r = c->meta->ops->node_get(c->meta, id, blob, sizeof(blob), &len);
-	const char *why = NULL;
+	int r = c->meta->ops->node_get(c->meta, id, blob, sizeof(blob), &len);
+	const char *why = r == -ENOENT ? "does not exist" : r < 0 ? "cannot be read" : NULL;
 
-	if (r == -ENOENT)
-		why = "does not exist";
-	else if (r < 0)
-		why = "cannot be read";
-	else if (map_node_decode(blob, len, id, &n) < 0)
-		why = "is damaged";
-	else if (n.level != level)
-		why = "is of another level";
+	if (!why) {
+		r = map_node_decode(blob, len, id, &n);
+		if (r == -ENOKEY)
+			r = check_leaf_unseal(c, blob, len, id, n.domain, &n);
+		if (r < 0 && r != -ENOKEY)
+			why = "is damaged";
+		else if (n.level != level)
+			why = "is of another level";
+	}
 	if (why) {
 		node_lost(w, id, level, first_chunk, why);
+		return false;
+	}
+	if (r == -ENOKEY) {
+		leaf_locked(w, id, &n, first_chunk);
 		return false;
 	}
 	*ret_node = n;

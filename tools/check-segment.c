@@ -132,12 +132,18 @@ static bool slot_matches(const struct segment_file *sf, const struct frame_info 
 	       hash_equal(f->hashes[index], sf->hashes[slot]);
 }
 
+/* What became of a frame. */
+enum frame_state {
+	FRAME_LOST,   /* nothing of it can be read */
+	FRAME_OPENED, /* its chunks are in sf->chunks, each to be checked by its hash */
+	FRAME_LOCKED, /* its checksums are right; what it holds takes a key */
+};
+
 /*
- * The frame of a slot: false when nothing of it can be read.  Its chunks are left in sf->chunks,
- * each to be checked by its hash: of a frame with a damaged payload some may still be good, and
- * the engine serves those.
+ * The frame of a slot.  Of one with a damaged payload some chunks may still be good, and the engine
+ * serves those.
  */
-static bool frame_verify(struct check *c, uint64_t id, const struct footer_slot *s,
+static enum frame_state frame_verify(struct check *c, uint64_t id, const struct footer_slot *s,
         struct segment_file *sf, struct frame_info *f)
 {
 	const uint32_t off = s->frame_pos * FRAME_ALIGN;
@@ -146,27 +152,44 @@ static bool frame_verify(struct check *c, uint64_t id, const struct footer_slot 
 	size_t size = 0;
 
 	if (s->frame_pos == 0)
-		return false;
+		return FRAME_LOST;
 	sf->frames_bad++; /* until it has turned out good */
 	const bool good = frame_decode(sf->buf + off, len, id, f, &payload, &size) == 0;
 	if (!good && frame_decode_header(sf->buf + off, len, id, f, &size) < 0)
-		return false;
+		return FRAME_LOST;
 	if (f->store != frame_store(c->state.uuid) || size != s->frame_units * FRAME_ALIGN ||
 	        size > len)
-		return false;
+		return FRAME_LOST;
 	if (!good)
 		payload = sf->buf + off + FRAME_HEADER_LEN + f->n * sizeof(struct hash128);
-	if (frame_unpack(f, payload, sf->chunks) < 0)
-		return false;
+	const struct crypto_domain *d = keyring_get(c->keys, f->key_id);
+	const int r = d ? frame_open(f, d, payload, sf->plain, sf->chunks) : -ENOKEY;
+	keyring_put(c->keys, d);
+	if (r < 0 && (r != -ENOKEY || !good))
+		return FRAME_LOST;
 	sf->frames_bad -= good;
 	c->sum.frames_verified++;
-	return true;
+	c->sum.locked_frames += r == -ENOKEY;
+	return r == -ENOKEY ? FRAME_LOCKED : FRAME_OPENED;
+}
+
+/* The chunk of slot s in the frame that was opened last is what its hash says. */
+static bool chunk_verify(struct check *c, const struct footer_slot *s, const struct frame_info *f,
+        const struct segment_file *sf, unsigned slot)
+{
+	const struct crypto_domain *d = keyring_get(c->keys, f->key_id);
+	const uint8_t *chunk = sf->chunks + s->index * CHUNK_SIZE;
+	const bool good = d && hash_equal(chunk_hash(&d->hasher, chunk), sf->hashes[slot]);
+
+	keyring_put(c->keys, d);
+	c->sum.chunks_verified++;
+	return good;
 }
 
 void segment_file_verify(struct check *c, uint64_t id, struct segment_file *sf)
 {
 	uint32_t verified_pos = 0; /* of the frame in f; 0: none yet */
-	bool readable = false;
+	enum frame_state state = FRAME_LOST;
 	struct frame_info f;
 
 	memset(sf->damaged, 0, sizeof(sf->damaged));
@@ -177,14 +200,11 @@ void segment_file_verify(struct check *c, uint64_t id, struct segment_file *sf)
 		if (!(s->flags & SLOT_PRESENT))
 			continue;
 		if (s->frame_pos != verified_pos || s->frame_pos == 0) {
-			readable = frame_verify(c, id, s, sf, &f);
+			state = frame_verify(c, id, s, sf, &f);
 			verified_pos = s->frame_pos;
 		}
-		sf->damaged[slot] = !readable || !slot_matches(sf, &f, slot);
-		if (sf->damaged[slot])
-			continue;
-		const uint8_t *chunk = sf->chunks + s->index * CHUNK_SIZE;
-		sf->damaged[slot] = !hash_equal(chunk_hash(&c->hasher, chunk), sf->hashes[slot]);
-		c->sum.chunks_verified++;
+		sf->damaged[slot] = state == FRAME_LOST || !slot_matches(sf, &f, slot);
+		if (!sf->damaged[slot] && state == FRAME_OPENED)
+			sf->damaged[slot] = !chunk_verify(c, s, &f, sf, slot);
 	}
 }

@@ -223,10 +223,12 @@ static void damage_report(struct check *c, const struct check_segment *seg)
 
 	for (unsigned i = 0; i < seg->n_slots; i++)
 		used += (seg->slots[i] & SLOT_IS_DAMAGED) && (seg->slots[i] & SLOT_IS_REFERENCED);
+	const bool maybe = check_maybe_used(c, seg->row.domain);
 	struct finding *fi = finding_add(&c->findings, FINDING_FRAME,
-	        used ? SEVERITY_LOSS : SEVERITY_NOTE,
-	        "%u frames fail their checksum; %u of %u chunks are damaged, %u of them in use%s",
+	        used || maybe ? SEVERITY_LOSS : SEVERITY_NOTE,
+	        "%u frames fail their checksum; %u of %u chunks are damaged, %u of them in use%s%s",
 	        seg->frames_bad, seg->n_damaged, seg->n_slots, used,
+	        maybe ? " and others perhaps by what is encrypted" : "",
 	        used ? " (writing the same content again heals them)" : "");
 	fi->segment = seg->row.id;
 }
@@ -238,7 +240,10 @@ static void no_row_report(struct check *c, struct check_segment *seg)
 		        "images refer to it, its file is there, its row is missing");
 	else if (!check_log_refers(c, seg->row.id))
 		segment_finding(c, seg, FINDING_ORPHAN_SEGMENT, SEVERITY_NOTE,
-		        "no row names the file (left by a crash, harmless)");
+		        check_refs_unknown(c)
+		                ? "no row names the file (left by a crash, or used by what is "
+		                  "encrypted)"
+		                : "no row names the file (left by a crash, harmless)");
 }
 
 void check_batch_report(struct check *c, size_t first, size_t n)

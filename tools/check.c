@@ -15,6 +15,8 @@
 #include "tools/print.h"
 #include "tools/target.h"
 
+#define CHECK_KEYS_MAX 16u
+
 void check_release(struct check *c)
 {
 	ns_close(c->ns);
@@ -25,6 +27,7 @@ void check_release(struct check *c)
 	free(c->file);
 	free(c->log_segments);
 	free(c->nodes);
+	keyring_free(c->keys);
 	findings_release(&c->findings);
 	check_table_release(&c->table);
 	repair_list_release(&c->fix);
@@ -47,7 +50,9 @@ int check_open(struct check *c, struct errmsg *em)
 	if (r < 0)
 		return r;
 	c->fix.state = c->state;
-	chunk_hasher_init(&c->hasher, c->state.domain_key);
+	r = keyring_new(c->state.uuid, c->state.domain_key, &c->keys);
+	if (r < 0)
+		return errmsg_set(em, r, "out of memory");
 	c->file = calloc(1, sizeof(*c->file));
 	if (c->file)
 		c->file->buf = malloc(SEGMENT_BYTES_MAX);
@@ -78,6 +83,8 @@ int check_all(struct check *c)
 
 	if (r == 0)
 		r = check_log(c);
+	if (r == 0)
+		r = check_parked(c);
 	if (r == 0)
 		r = check_index(c);
 	if (r == 0)
@@ -126,6 +133,20 @@ static const char *verdict(int code)
 	return code == WEIR_EXIT_OK ? "clean" : code == WEIR_EXIT_REPAIRED ? "repaired" : "damaged";
 }
 
+static void locked_print(const struct check_summary *s)
+{
+	char a[TEXT_LEN], b[TEXT_LEN], d[TEXT_LEN];
+
+	if (s->parked_records)
+		printf("%s: flushed before a crash, applied when the key comes\n",
+		        text_count(a, s->parked_records, "log record"));
+	if (s->locked_leaves || s->locked_frames || s->locked_records)
+		printf("encrypted and not looked into: %s, %s, %s (--key FILE)\n",
+		        text_count(a, s->locked_leaves, "map node"),
+		        text_count(b, s->locked_frames, "frame"),
+		        text_count(d, s->locked_records, "log record"));
+}
+
 static void check_print(const struct check *c, int code)
 {
 	const struct check_summary *s = &c->sum;
@@ -138,6 +159,7 @@ static void check_print(const struct check *c, int code)
 	if (s->log_bytes)
 		printf("the intent log holds %s: the next mount replays it\n",
 		        text_size(a, s->log_bytes));
+	locked_print(s);
 	if (code == WEIR_EXIT_DAMAGED)
 		printf("%s, %s: %s\n", text_count(a, c->findings.counts[SEVERITY_ERROR], "error"),
 		        text_count(b, c->findings.counts[SEVERITY_LOSS], "loss report"),
@@ -149,7 +171,8 @@ static void check_print(const struct check *c, int code)
 
 static json_t *summary_json(const struct check_summary *s)
 {
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I, s:I}",
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I, s:I, "
+	                 "s:I, s:I, s:I, s:I}",
 	        "inodes", (json_int_t)s->inodes, "images", (json_int_t)s->images, "nodes",
 	        (json_int_t)s->nodes, "segments", (json_int_t)s->segments, "file_bytes",
 	        (json_int_t)s->file_bytes, "slots", (json_int_t)s->slots, "referenced_chunks",
@@ -189,11 +212,20 @@ static int check_hopeless(struct check *c, int r, const struct errmsg *em)
 	return WEIR_EXIT_DAMAGED;
 }
 
-static int check_dir(struct check *c, bool as_json)
+struct check_args {
+	bool data, repair, json, no_change;
+	const char *keys[CHECK_KEYS_MAX];
+	unsigned n_keys;
+};
+
+static int check_dir(struct check *c, const struct check_args *a)
 {
 	struct errmsg em = {0};
 	int code, r = check_open(c, &em);
 
+	for (unsigned i = 0; r == 0 && i < a->n_keys; i++)
+		if (check_key_add(c, a->keys[i], &em) < 0)
+			return cmd_fail(WEIR_EXIT_FAILED, "%s", em.text);
 	if (r < 0) {
 		code = check_hopeless(c, r, &em);
 		if (code != WEIR_EXIT_DAMAGED)
@@ -205,15 +237,11 @@ static int check_dir(struct check *c, bool as_json)
 			        c->repair ? "repair" : "check", c->dir, strerror(-r));
 		code = check_exit_code(c);
 	}
-	if (as_json)
+	if (a->json)
 		return check_print_json(c, code);
 	check_print(c, code);
 	return code;
 }
-
-struct check_args {
-	bool data, repair, json, no_change;
-};
 
 static int check_target(const struct check_args *a, const char *arg)
 {
@@ -230,7 +258,7 @@ static int check_target(const struct check_args *a, const char *arg)
 		code = cmd_fail(WEIR_EXIT_FAILED, "%s", em.text);
 	if (code == 0) {
 		struct check c = {.dir = t.dir, .data = a->data, .repair = a->repair};
-		code = check_dir(&c, a->json);
+		code = check_dir(&c, a);
 		check_release(&c);
 	}
 	if (fd >= 0)
@@ -239,7 +267,7 @@ static int check_target(const struct check_args *a, const char *arg)
 	return code;
 }
 
-enum { OPTION_DATA = 0x100, OPTION_REPAIR };
+enum { OPTION_DATA = 0x100, OPTION_REPAIR, OPTION_KEY };
 
 static int check_run(const struct command *cmd, int argc, char **argv)
 {
@@ -257,6 +285,11 @@ static int check_run(const struct command *cmd, int argc, char **argv)
 		case 'p':
 		case 'y':
 			a.repair = true;
+			break;
+		case OPTION_KEY:
+			if (a.n_keys == CHECK_KEYS_MAX)
+				return cmd_misused(cmd, "too many --key options");
+			a.keys[a.n_keys++] = optarg;
 			break;
 		case 'n':
 			a.no_change = true;
@@ -286,13 +319,14 @@ static int check_run(const struct command *cmd, int argc, char **argv)
 static const struct cmd_option check_options[] = {
         {OPTION_DATA, "data", NULL, "read all content too: every checksum, every chunk's hash"},
         {OPTION_REPAIR, "repair", NULL, "repair what can be, and say what was lost"},
+        {OPTION_KEY, "key", "FILE", "look into what a key file opens; may be repeated"},
         {'j', "json", NULL, "print JSON"},
         {0},
 };
 
 const struct command cmd_check = {
         .name = "check",
-        .synopsis = "TARGET [--data] [--repair] [--json]",
+        .synopsis = "TARGET [--data] [--repair] [--key FILE] [--json]",
         .summary = "Check a datastore that is not mounted, and repair it",
         .details = CHECK_DETAILS,
         .options = check_options,
@@ -309,13 +343,14 @@ static const struct cmd_option fsck_options[] = {
         {'C', NULL, "FD", "ignored: progress is shown on a terminal"},
         {OPTION_DATA, "data", NULL, "read all content too: every checksum, every chunk's hash"},
         {OPTION_REPAIR, "repair", NULL, "repair what can be, and say what was lost"},
+        {OPTION_KEY, "key", "FILE", "look into what a key file opens; may be repeated"},
         {'j', "json", NULL, "print JSON"},
         {0},
 };
 
 const struct command cmd_fsck = {
         .name = "fsck.weir",
-        .synopsis = "[-apynfV] [-C FD] TARGET [--data] [--json]",
+        .synopsis = "[-apynfV] [-C FD] TARGET [--data] [--key FILE] [--json]",
         .summary = "Check a datastore that is not mounted, and repair it",
         .details = CHECK_DETAILS,
         .options = fsck_options,

@@ -7,7 +7,8 @@
  *
  * Order of work (check.c):
  *	1. check-namespace.c  meta.db itself, names, inodes against image rows
- *	2. check-log.c        intent log readable; which segments it refers to; saved index
+ *	2. check-log.c        intent log and parked records readable; which segments they refer to;
+ *	                      saved index
  *	3. check-table.c      segment rows and files side by side: the table of segments
  *	4. in batches of segments, so that memory is bounded:
  *	   check-store.c      loads each one's slots from its footer (or frames), verifies with
@@ -24,6 +25,9 @@
 #include "base/io.h"
 #include "meta/namespace.h"
 #include "store/frame.h"
+#include "store/ilog.h"
+#include "store/keyring.h"
+#include "store/map.h"
 #include "tools/progress.h"
 
 /* --- findings --- */
@@ -151,12 +155,16 @@ struct segment_file {
 	bool damaged[SEGMENT_SLOTS]; /* by segment_file_verify */
 	unsigned frames_bad;         /* by the same: fail their checksum */
 	uint8_t chunks[FRAME_CHUNKS_MAX * CHUNK_SIZE];
+	uint8_t plain[FRAME_UNPACK_BYTES];
 };
 
 struct check_summary {
 	uint64_t inodes, images, nodes, segments, file_bytes, slots, referenced_chunks;
 	uint64_t data_chunks, zero_chunks, frames_verified, chunks_verified;
 	uint64_t log_records, log_bytes; /* to be replayed by the next mount */
+	/* Not looked into, for want of keys: map leaves, frames, records (of the log, or parked). */
+	uint64_t locked_leaves, locked_frames, locked_records;
+	uint64_t parked_records; /* that wait for a key */
 };
 
 /* Rows to be written by repair.c in its one transaction. */
@@ -179,8 +187,12 @@ struct check {
 	struct meta *meta;
 	struct ns *ns;
 	struct store_state state;
-	struct chunk_hasher hasher;
+	struct keyring *keys; /* owned; domain 0, and those of --key */
 	bool data, repair;
+	/* Domains whose segments may be referred to from what is sealed; or all of them. */
+	uint32_t locked_domains[64];
+	unsigned n_locked_domains;
+	bool locked_foreign;
 	bool incomplete; /* rows or nodes could not be read: not all references are known */
 	struct findings findings;
 	struct check_table table;
@@ -208,12 +220,29 @@ int check_all(struct check *c) MUST_CHECK;
 int check_exit_code(const struct check *c);
 void check_release(struct check *c);
 
+/* --- sealed things (check-keys.c) --- */
+/* Adds the keys that this file opens.  -EKEYREJECTED: none. */
+int check_key_add(struct check *c, const char *path, struct errmsg *em) MUST_CHECK;
+/* Something that stays closed refers to segments of this domain; foreign: and of others. */
+void check_locked_refs(struct check *c, uint32_t domain, bool foreign);
+/* A segment of this domain may be referred to, though nothing that can be read does. */
+bool check_maybe_used(const struct check *c, uint32_t domain);
+/* Not all references are known. */
+bool check_refs_unknown(const struct check *c);
+int check_leaf_unseal(struct check *c, const void *blob, size_t len, uint64_t id, uint32_t domain,
+        struct map_node *ret_node) MUST_CHECK;
+/* Calls fn(c, ...) for each record in a sealed one; without its key it is counted.  -EUCLEAN. */
+int check_sealed_record(
+        struct check *c, const struct ilog_record *rec, ilog_record_fn *fn) MUST_CHECK;
+
 /* --- the parts --- */
 /* Each returns 0 or -errno for what ends the check (no memory); damage is a finding. */
 int check_namespace(struct check *c) MUST_CHECK;
 /* After a repair: what meta.db's own check says no more is repaired. */
 int check_namespace_again(struct check *c) MUST_CHECK;
 int check_log(struct check *c) MUST_CHECK;
+/* Records that wait for a key: can each be decoded? */
+int check_parked(struct check *c) MUST_CHECK;
 int check_index(struct check *c) MUST_CHECK;
 /* The part of the intent log that can be replayed, as offsets in the ring: from the tail on. */
 struct log_extent {

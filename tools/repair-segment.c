@@ -161,11 +161,14 @@ static int segment_repair(struct check *c, struct check_segment *seg)
 	return r;
 }
 
-/* A file that no row, no map and no log record names; while all of these could be read. */
+/*
+ * A file that no row, no map and no log record names; while all of these could be read.  (What is
+ * sealed could not.)
+ */
 static bool is_orphan(const struct check *c, const struct check_segment *seg)
 {
 	return (seg->problems & PROBLEM_NO_ROW) && !check_segment_referenced(seg) &&
-	       !c->incomplete && !check_log_refers(c, seg->row.id);
+	       !c->incomplete && !check_refs_unknown(c) && !check_log_refers(c, seg->row.id);
 }
 
 static bool is_repairable(const struct check_segment *seg)

@@ -44,7 +44,7 @@ struct capture {
 	struct image *image;
 	uint64_t txg;
 	struct ov_leaf *leaf;
-	unsigned at; /* chunk in the leaf */
+	unsigned at;                        /* chunk in the leaf */
 	const struct crypto_domain *crypto; /* NULL: not sealed */
 	size_t plain_len;                   /* gathered in flush.plain */
 	uint32_t flags;                     /* of them, ILOG_SEALED_* */
@@ -53,15 +53,13 @@ struct capture {
 /* Puts what was gathered into the batch. */
 static int seal_gathered(struct capture *c)
 {
-	const struct ilog_seal how = {.domain = c->crypto,
-	        .txg = c->txg,
-	        .image = c->image->id,
-	        .flags = c->flags};
+	const struct ilog_seal how = {
+	        .domain = c->crypto, .txg = c->txg, .image = c->image->id, .flags = c->flags};
 
 	if (c->plain_len == 0)
 		return 0;
-	const int r = ilog_batch_add_sealed(
-	        c->store->log, &how, c->store->flush.plain, c->plain_len);
+	const int r =
+	        ilog_batch_add_sealed(c->store->log, &how, c->store->flush.plain, c->plain_len);
 	if (r < 0)
 		return r;
 	c->plain_len = 0;

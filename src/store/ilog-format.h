@@ -76,7 +76,8 @@ struct ilog_sealed {
 	uint32_t flags;  /* ILOG_SEALED_* */
 	uint32_t number; /* among the batch's sealed records, from 0 */
 	uint64_t epoch;
-	uint64_t seq; /* of the log's head when it was sealed: the batch's, or one less (a filler) */
+	uint64_t
+	        seq; /* of the log's head when it was sealed: the batch's, or one less (a filler) */
 };
 int ilog_sealed_decode(const struct ilog_record *rec, struct ilog_sealed *ret_sealed) MUST_CHECK;
 /* buf: where the record lies in full, with the place for its data (rec->len) behind its header. */

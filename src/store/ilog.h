@@ -109,8 +109,8 @@ struct ilog_seal {
 #define ILOG_SEALED_SHARES    BIT(0) /* there are SHARE records: segments are referred to */
 #define ILOG_SEALED_FOREIGN   BIT(1) /* some of other domains than the record's */
 #define ILOG_SEALED_PLAIN_MAX ((1u << 20) + 4096u)
-int ilog_batch_add_sealed(struct ilog *l, const struct ilog_seal *how, const void *plain,
-        size_t len) MUST_CHECK;
+int ilog_batch_add_sealed(
+        struct ilog *l, const struct ilog_seal *how, const void *plain, size_t len) MUST_CHECK;
 /* What commit would write, header and padding included; 0 while there is no record. */
 size_t ilog_batch_bytes(const struct ilog *l);
 /*

@@ -86,6 +86,9 @@ int store_image_open(struct store *s, uint64_t id, struct image **ret_image)
 		pthread_mutex_unlock(&s->images_lock);
 		image_free(mine);
 	}
+	/* The key may have come after it was asked for, and before the object could be found. */
+	if (image_locked(img))
+		image_lock_update(img);
 	*ret_image = img;
 	return 0;
 }

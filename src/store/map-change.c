@@ -255,8 +255,7 @@ struct drop {
 	uint64_t snap_epoch;
 };
 
-static void drop_read(
-        void *arg, uint64_t id, const struct map_node *body, bool fresh, bool locked)
+static void drop_read(void *arg, uint64_t id, const struct map_node *body, bool fresh, bool locked)
 {
 	struct drop *d = arg;
 

@@ -41,8 +41,8 @@ enum { SEALED_FOREIGN = BIT(0) };
 
 _Static_assert(NODE_HEADER_LEN + NODE_BITMAP_LEN + NODE_RAW_LEN + NODE_TRAILER_LEN <= NODE_BLOB_MAX,
         "no node is larger than its buffer");
-_Static_assert(SEALED_HEADER_LEN + SEALED_PLAIN_MAX + SEAL_OVERHEAD + NODE_TRAILER_LEN <=
-                       NODE_BLOB_MAX,
+_Static_assert(
+        SEALED_HEADER_LEN + SEALED_PLAIN_MAX + SEAL_OVERHEAD + NODE_TRAILER_LEN <= NODE_BLOB_MAX,
         "nor is a sealed one");
 
 static bool loc_valid(uint64_t loc)

@@ -54,7 +54,7 @@ struct node {
 	uint64_t id;
 	bool referenced; /* since the clock's hand went by */
 	bool dirty;
-	bool fresh; /* id was never committed; txg thread only once published */
+	bool fresh;              /* id was never committed; txg thread only once published */
 	uint32_t written_domain; /* by the last maps_txg_write; txg thread only */
 	struct map_node body;
 };
@@ -135,7 +135,7 @@ struct map {
 	struct map *next; /* in maps.table */
 	unsigned refs;    /* maps.lock; 0 while only dirty */
 	pthread_mutex_t row_lock;
-	struct image_row row; /* changed by the txg thread under row_lock */
+	struct image_row row;               /* changed by the txg thread under row_lock */
 	const struct crypto_domain *crypto; /* row_lock; of leaves to be written; NULL: clear */
 	/*
 	 * Counts the moments from which on a blob read before them may be older than the tree
@@ -188,8 +188,8 @@ int map_find(struct map *m, unsigned level, uint32_t index, bool keep, struct ma
 struct map_visit {
 	struct map *m;
 	void *arg;
-	map_node_fn *enter; /* as map_walk's node_fn; may be NULL */
-	map_leaf_fn *leaf;  /* as map_walk's leaf_fn; NULL: leaves are not read */
+	map_node_fn *enter;    /* as map_walk's node_fn; may be NULL */
+	map_leaf_fn *leaf;     /* as map_walk's leaf_fn; NULL: leaves are not read */
 	map_locked_fn *locked; /* NULL: error becomes -ENOKEY instead */
 	/* A node that was read; may be NULL.  Of a leaf that is locked, body has no values. */
 	void (*read)(void *arg, uint64_t id, const struct map_node *body, bool fresh, bool locked);

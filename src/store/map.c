@@ -488,7 +488,8 @@ static int visit_load(struct map_visit *v, unsigned level, uint32_t index, uint6
 	int r = node_load(
 	        v->m, map_key(v->m, level, index), id, seq, false, &found.fresh, ret_body);
 
-	if (r == -EIO || r == -EAGAIN || r == -ENOKEY) /* seq may have moved since the caller read the id */
+	if (r == -EIO || r == -EAGAIN ||
+	        r == -ENOKEY) /* seq may have moved since the caller read the id */
 		r = map_find(v->m, level, index, false, &found, ret_body);
 	if (r == 0 || r == -ENOKEY)
 		*ret_found = found;

@@ -438,6 +438,18 @@ static bool done_waits(struct parked *pk)
 	return waits;
 }
 
+static int apply_ready(struct store *s)
+{
+	int r = 0;
+
+	for (uint64_t image = next_ready(s, 0); image; image = next_ready(s, image)) {
+		const int image_r = apply_image(s, image);
+		if (r == 0)
+			r = image_r;
+	}
+	return r;
+}
+
 int parked_apply(struct store *s)
 {
 	struct parked *pk = &s->parked;
@@ -448,12 +460,9 @@ int parked_apply(struct store *s)
 	pthread_mutex_lock(&pk->apply_lock);
 	if (done_waits(pk)) /* of an earlier call whose commit failed */
 		r = store_sync(s);
-	if (r == 0) {
-		for (uint64_t image = next_ready(s, 0); image; image = next_ready(s, image)) {
-			const int image_r = apply_image(s, image);
-			if (r == 0)
-				r = image_r;
-		}
+	if (r == 0)
+		r = apply_ready(s);
+	if (done_waits(pk)) {
 		const int sync_r = store_sync(s);
 		if (r == 0)
 			r = sync_r;

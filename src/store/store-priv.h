@@ -164,7 +164,7 @@ struct flush_control {
 	bool leading;
 	uint64_t disabled_until; /* the log is unusable until this group is committed; 0: usable */
 	bool wiping;             /* flushes commit groups meanwhile */
-	uint8_t *plain;          /* the leader's: records to be sealed; ILOG_SEALED_PLAIN_MAX, owned */
+	uint8_t *plain; /* the leader's: records to be sealed; ILOG_SEALED_PLAIN_MAX, owned */
 	/* the txg thread's */
 	uint64_t replace_tried_ns;
 };
@@ -194,9 +194,9 @@ struct parked {
 	pthread_mutex_t lock; /* of all below */
 	_Atomic uint64_t n;   /* records; changed under lock */
 	uint64_t next_id;
-	struct parked_count *counts;    /* owned */
-	struct parked_record *pending;  /* owned: to be put by the next transaction */
-	struct parked_done *done;       /* owned: to be deleted by their group's */
+	struct parked_count *counts;   /* owned */
+	struct parked_record *pending; /* owned: to be put by the next transaction */
+	struct parked_done *done;      /* owned: to be deleted by their group's */
 	size_t n_counts, counts_cap, n_pending, pending_cap, n_done, done_cap;
 };
 

@@ -249,6 +249,9 @@ int store_open(const struct store_config *cfg, struct store **ret_store, struct 
 		errmsg_set(em, r, "cannot start the store's threads: %s", strerror(-r));
 		goto fail;
 	}
+	/* What was parked in an earlier life, and has its keys now.  It is logged if that fails. */
+	if (store_domain_unlocked(s, 0) < 0)
+		log_warn("some images stay locked");
 	*ret_store = s;
 	return 0;
 fail:

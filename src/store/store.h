@@ -169,7 +169,11 @@ int store_foreign_chunks(struct store *s, uint64_t image, uint32_t domain, gc_pr
  * no image of that domain refers to is in no file of the datastore.
  */
 int store_wipe_dead(struct store *s, uint32_t domain, gc_progress_fn *fn, void *arg) MUST_CHECK;
-/* A key came: log records that waited for it are applied.  Before its images are opened. */
+/*
+ * A key came (it is in the keyring): log records that waited for it are applied and committed, then
+ * its images can be used, also through handles opened before.  -EUCLEAN: records of some image
+ * are not what they should be; that image stays locked, the others are not.
+ */
 int store_domain_unlocked(struct store *s, uint32_t domain) MUST_CHECK;
 /*
  * A key is to go: commits, and drops the domain's chunks and map leaves from all caches.  No image
@@ -201,7 +205,8 @@ struct gc_report {
 	uint64_t rewritten_bytes; /* written to do so */
 	uint64_t live_chunks, dead_chunks;
 	uint64_t nodes_freed;
-	uint64_t segments_locked; /* left alone: what refers to them is sealed, and its key not here */
+	/* Left alone: what refers to them is sealed, and its key is not here. */
+	uint64_t segments_locked;
 };
 /* One full mark and sweep; waits.  full: rewrite every segment with anything dead in it. */
 int store_gc(struct store *s, bool full, gc_progress_fn *fn, void *arg,

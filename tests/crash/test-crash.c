@@ -52,15 +52,27 @@ static void must(const char *what, int r, const struct errmsg *em)
 		fail(what, r, em);
 }
 
-static void keys_make(struct bed *b, const struct meta_info *info)
+static void keys_add(struct bed *b, uint32_t first, uint32_t end)
 {
 	const uint8_t key[SEAL_KEY_LEN] = "one key does for all domains";
+
+	for (uint32_t d = first; d < end; d++)
+		must("keyring_add", keyring_add(b->keyring, d, key), NULL);
+}
+
+static void keys_remove(struct bed *b)
+{
+	for (uint32_t d = 1; d < MODEL_DOMAINS; d++)
+		must("keyring_remove", keyring_remove(b->keyring, d), NULL);
+}
+
+static void keys_make(struct bed *b, const struct meta_info *info)
+{
 	struct store_state state;
 
 	must("state_get", b->meta->ops->state_get(b->meta, &state), NULL);
 	must("keyring_new", keyring_new(info->uuid, state.domain_key, &b->keyring), NULL);
-	for (uint32_t d = 1; d < MODEL_DOMAINS; d++)
-		must("keyring_add", keyring_add(b->keyring, d, key), NULL);
+	keys_add(b, 1, MODEL_DOMAINS);
 }
 
 /* Images keep the policies that were set last, whatever a crash takes back. */
@@ -109,6 +121,32 @@ static int bed_attach(struct bed *b)
 	return r;
 }
 
+/*
+ * Recovery finds no keys; perhaps the process dies once more, or space is collected; then they come,
+ * one at a time.  However this ends, they are there.
+ */
+static int open_before_keys(struct bed *b, const struct store_config *cfg, struct errmsg *em)
+{
+	struct gc_report report;
+	uint32_t d = 1;
+
+	keys_remove(b);
+	int r = store_open(cfg, &b->store, em);
+	if (r == 0 && rng_below(&b->rng, 3) == 0) {
+		store_abandon(b->store);
+		b->store = NULL;
+		r = store_open(cfg, &b->store, em);
+	}
+	if (r == 0 && rng_below(&b->rng, 2))
+		r = store_gc(b->store, true, NULL, NULL, &report);
+	for (; r == 0 && d < MODEL_DOMAINS; d++) {
+		keys_add(b, d, d + 1);
+		r = store_domain_unlocked(b->store, d);
+	}
+	keys_add(b, d, MODEL_DOMAINS);
+	return r;
+}
+
 static int bed_open(struct bed *b, struct errmsg *em)
 {
 	int r = meta_open(iosim_io(b->sim), b->read_only, &b->meta, em);
@@ -130,7 +168,10 @@ static int bed_open(struct bed *b, struct errmsg *em)
 	        .read_only = b->read_only,
 	        .manual = !b->threads,
 	};
-	r = store_open(&cfg, &b->store, em);
+	if (b->read_only || rng_below(&b->rng, 3))
+		r = store_open(&cfg, &b->store, em);
+	else
+		r = open_before_keys(b, &cfg, em);
 	return r < 0 ? r : bed_attach(b);
 }
 

@@ -28,7 +28,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	sf.size = size;
 	if (size >= SEGMENT_HEADER_LEN && segment_header_decode(data, &h) == 0)
 		memcpy(c.state.uuid, h.uuid, sizeof(h.uuid));
-	chunk_hasher_init(&c.hasher, c.state.domain_key);
+	if (keyring_new(c.state.uuid, c.state.domain_key, &c.keys) < 0)
+		abort();
 	segment_file_scan(&c, h.id, SEGMENT_FRAMES_END_MAX, &sf);
 	ASSERT(sf.slots <= SEGMENT_SLOTS && sf.frames_end <= SEGMENT_FRAMES_END_MAX);
 	for (unsigned i = 0; i < sf.slots; i++) {
@@ -36,6 +37,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		ASSERT((s->frame_pos + s->frame_units) * FRAME_ALIGN <= size);
 	}
 	segment_file_verify(&c, h.id, &sf);
+	keyring_free(c.keys);
 	free(sf.buf);
 	return 0;
 }
