@@ -23,7 +23,8 @@ load() {
 }
 
 resident() { awk '/^VmRSS/ { print $2 }' "/proc/$(daemon_pid)/status"; }
-descriptors() { ls "/proc/$(daemon_pid)/fd" | wc -l; }
+# Without those of the FUSE threads and of segments, which come and go with threads and data.
+descriptors() { find "/proc/$(daemon_pid)/fd" ! -lname /dev/fuse ! -lname '*/segments/*' | wc -l; }
 threads() { awk '/^Threads/ { print $2 }' "/proc/$(daemon_pid)/status"; }
 filter() { "$WEIR" filter "$@" > "$T/out" 2>&1 || fail "weir filter $*: $(cat "$T/out")"; }
 
