@@ -437,6 +437,11 @@ int filter_report_audit(struct datastore *ds, const char *target, bool verify, c
 		r = verdict_add(ds->ns, expect, json);
 	if (r < 0) {
 		json_decref(json);
+		if (r == -EIO)
+			return errmsg_set(em, r,
+			        "cannot read the audit trail: its pages in '%s' fail their "
+			        "checksums: damaged, or changed by another program (weir check)",
+			        META_NAME);
 		return errmsg_set(em, r, "cannot read the audit trail: %s", strerror(-r));
 	}
 	*ret_json = json;

@@ -84,3 +84,12 @@ else
 fi
 refused 8 "name one" "$WEIR" filter lift mnt
 weir umount mnt
+
+if command -v sqlite3 >/dev/null; then
+	sqlite3 ds/meta.db "UPDATE audit SET value = replace(value, 'quarantine', 'something')"
+	run 8 "$WEIR" audit ds --verify
+	says err "changed by another program"
+	ok "what another program writes to the audit trail is found"
+else
+	echo "no sqlite3: tampering is not tried"
+fi
