@@ -37,6 +37,12 @@ struct vfs_filters {
 	 * them, before it enters the stack; what stages and jobs write is not asked for.
 	 */
 	bool (*read_only)(void *arg, uint64_t ino);
+	/*
+	 * A file is about to lose its last name, to an unlink or to a rename over it: what do the
+	 * stages that protect it say?  Asked without any lock held; may open the file.  -EPERM: it
+	 * stays.
+	 */
+	int (*may_remove)(void *arg, uint64_t ino);
 };
 
 /* Before the first file is opened; copied.  NULL: no filters (unit tests). */

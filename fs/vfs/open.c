@@ -109,6 +109,8 @@ int vnode_open(struct vfs *v, struct vnode *vn)
 {
 	int r = vnode_image_get(v, vn);
 
+	if (r == -EIO)
+		vfs_note_io_error(v);
 	if (r < 0)
 		return r;
 	r = stack_get(v, vn);
