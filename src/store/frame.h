@@ -26,6 +26,9 @@
 void segment_name(uint64_t id, uint32_t gen, char ret_name[SEGMENT_NAME_LEN]);
 /* The last part of such a name ("000000002a.0"); -EINVAL when it is not one. */
 int segment_name_parse(const char *base_name, uint64_t *ret_id, uint32_t *ret_gen) MUST_CHECK;
+/* The same for a file that is being wiped: "segments/HH/ID.GEN.gone". */
+void segment_name_gone(uint64_t id, uint32_t gen, char ret_name[SEGMENT_NAME_LEN]);
+int segment_name_gone_parse(const char *base_name, uint64_t *ret_id, uint32_t *ret_gen) MUST_CHECK;
 
 struct segment_header {
 	uint64_t id;

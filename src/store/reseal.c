@@ -233,6 +233,11 @@ int store_reseal(struct image *img, uint64_t off, uint64_t len, uint64_t *ret_ch
 	return r;
 }
 
+void store_leaving(struct store *s, const uint32_t *domains, unsigned n, bool more)
+{
+	segments_leaving(s->segments, domains, n, more);
+}
+
 int store_wipe_dead(struct store *s, uint32_t domain, gc_progress_fn *fn, void *arg)
 {
 	struct gc_report report;
