@@ -403,6 +403,11 @@ int frame_packer_new(struct frame_packer **ret_packer)
 	return 0;
 }
 
+void frame_packer_wipe(struct frame_packer *p)
+{
+	explicit_bzero(p->sample, sizeof(p->sample)); /* LZ4HC's state has places, not content */
+}
+
 void frame_packer_free(struct frame_packer *p)
 {
 	free(p);

@@ -108,6 +108,7 @@ enum frame_codec frame_pack(const uint8_t *chunks, unsigned n, uint8_t *buf, uin
 /* What compressing harder takes: memory to work in.  One thread at a time. */
 struct frame_packer;
 int frame_packer_new(struct frame_packer **ret_packer) MUST_CHECK;
+void frame_packer_wipe(struct frame_packer *p); /* forgets what was packed */
 void frame_packer_free(struct frame_packer *p); /* accepts NULL */
 /* As frame_pack, with LZ4HC of level 3..12; the result is an LZ4 block like any other. */
 enum frame_codec frame_pack_hard(struct frame_packer *p, unsigned level, const uint8_t *chunks,

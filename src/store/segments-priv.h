@@ -168,6 +168,7 @@ struct scratch {
 	size_t len;
 	struct scratch_pool *pool;
 	struct scratch *next; /* free ones */
+	unsigned wipes;       /* of the pool, when it was taken */
 };
 
 struct scratch_pool {
@@ -175,6 +176,7 @@ struct scratch_pool {
 	pthread_cond_t freed;
 	struct scratch *free;
 	unsigned made, max;
+	unsigned wipes; /* so often scratch_pool_wipe() was called */
 	size_t len;
 };
 
@@ -298,6 +300,8 @@ void scratch_pool_init(struct scratch_pool *p, size_t len, unsigned max);
 void scratch_pool_release(struct scratch_pool *p);
 struct scratch *scratch_take(struct segments *ss, size_t len);
 void scratch_give(struct scratch *s);
+/* Overwrites what was unpacked; of those in use, when they are given back. */
+void scratch_pool_wipe(struct scratch_pool *p);
 /* One frame to be read; several slots may lie in it. */
 struct frame_ref {
 	uint32_t off, len; /* in the file */

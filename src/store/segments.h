@@ -185,6 +185,9 @@ void segments_leaving(struct segments *ss, const uint32_t *domains, unsigned n, 
 bool segments_wipe_wanted(struct segments *ss, uint64_t segment, unsigned live);
 int segments_wipe_end(struct segments *ss) MUST_CHECK;
 
+/* What was read and unpacked before is no longer in memory of the segments' own. */
+void segments_forget(struct segments *ss);
+
 struct segments_stats {
 	uint64_t segments, open, file_bytes, slots, live_chunks, live_bytes;
 	uint64_t table_bytes, rows_bytes;
