@@ -260,3 +260,13 @@ int store_wipe_dead(struct store *s, uint32_t domain, gc_progress_fn *fn, void *
 	pthread_mutex_unlock(&s->wipe_lock);
 	return r;
 }
+
+int store_wipe_rows(struct store *s)
+{
+	if (s->cfg.read_only)
+		return -EROFS;
+	pthread_mutex_lock(&s->wipe_lock);
+	const int r = domain_wipe_log_and_meta(s);
+	pthread_mutex_unlock(&s->wipe_lock);
+	return r;
+}

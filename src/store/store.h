@@ -175,6 +175,11 @@ int store_foreign_chunks(struct store *s, uint64_t image, uint32_t domain, gc_pr
  */
 int store_wipe_dead(struct store *s, uint32_t domain, gc_progress_fn *fn, void *arg) MUST_CHECK;
 /*
+ * The same for namespace rows alone: what replaced and deleted ones held is overwritten in the
+ * intent log, in meta.db and in its WAL.  For rows that were secret; takes as long as writing the log.
+ */
+int store_wipe_rows(struct store *s) MUST_CHECK;
+/*
  * Images are on their way out of these domains, and store_wipe_dead() of them will follow: until
  * then, whoever drops files of theirs overwrites them.  more: besides those set before, else in
  * their place.
