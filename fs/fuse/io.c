@@ -178,6 +178,7 @@ void io_write(fuse_req_t fuse, fuse_ino_t ino, const char *buf, size_t size, off
         struct fuse_file_info *fi)
 {
 	struct call *c = call_begin(fuse, REQUEST_WRITE, write_complete);
+	const bool sealed = vfs_is_sealed(file_of(fi)); /* once answered, the file may be closed */
 
 	if (!c)
 		return;
@@ -186,6 +187,9 @@ void io_write(fuse_req_t fuse, fuse_ino_t ino, const char *buf, size_t size, off
 	c->req.len = size;
 	c->req.data = buf;
 	call_submit(c, fi);
+	/* This thread's own buffer, in which it may wait for long, with the key locked meanwhile. */
+	if (sealed)
+		explicit_bzero((void *)(uintptr_t)buf, size);
 }
 
 /* --- what is answered with success or not --- */

@@ -53,6 +53,8 @@ void vfs_set_filters(struct vfs *v, const struct vfs_filters *filters);
  * pipeline_submit.  The old calls (vfs_read, vfs_write, ...) do this and wait.
  */
 void vfs_submit(struct vfs *v, struct vnode *file, struct request *req);
+/* Is what is written to this open file encrypted before it is stored? */
+bool vfs_is_sealed(struct vnode *file);
 /* The file's pipeline; NULL when there are no filters.  While the caller has it open. */
 struct pipeline *vfs_pipeline(struct vnode *file);
 /*
