@@ -121,6 +121,7 @@ struct handle {
 	struct writer *w;
 	struct pend *pend;
 	struct list by_file, by_table; /* in the LRU lists while idle and owning one */
+	struct handle *next_dying;     /* in segments.dying; with unlink, once dead */
 };
 
 struct wbuf {
@@ -216,7 +217,7 @@ struct segments {
 	bool put;            /* the present group has put rows: its commit may have been tried */
 	unsigned stuck;      /* segs in SEG_STUCK */
 	bool seal_all;
-	unsigned dying; /* handles that take their file along and have not done so yet */
+	struct handle *dying; /* handles that take their file along and have not done so yet */
 	bool wipe_on;   /* segments-wipe.c */
 	uint32_t wipe_domain;
 	int wipe_error; /* the first */

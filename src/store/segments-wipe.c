@@ -152,7 +152,7 @@ int segments_wipe_end(struct segments *ss)
 	unsigned left = 0;
 
 	pthread_mutex_lock(&ss->lock);
-	while (ss->dying > 0) /* readers in flight are all that keeps them */
+	while (ss->dying) /* readers in flight are all that keeps them */
 		pthread_cond_wait(&ss->changed, &ss->lock);
 	for (size_t i = 0; i < ss->rows.n; i++) {
 		struct seg *s = ss->rows.v[i];

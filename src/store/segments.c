@@ -209,6 +209,18 @@ void unlink_quietly(struct segments *ss, uint64_t id, uint32_t gen)
 		log_warn("cannot remove segment file '%s': %s", name, strerror(-r));
 }
 
+/* The file of a dead handle is gone. */
+static void dying_remove(struct segments *ss, const struct handle *h)
+{
+	struct handle **at = &ss->dying;
+
+	while (*at != h)
+		at = &(*at)->next_dying;
+	*at = h->next_dying;
+	if (!ss->dying)
+		pthread_cond_broadcast(&ss->changed);
+}
+
 static void handle_bury(struct segments *ss, struct handle *h)
 {
 	const bool unlink = h->unlink, wipe = unlink && wipe_files_of(ss, h->domain);
@@ -220,10 +232,10 @@ static void handle_bury(struct segments *ss, struct handle *h)
 		segment_file_wipe(ss, h->id, h->gen);
 	else if (unlink)
 		unlink_quietly(ss, h->id, h->gen);
-	free(h);
 	pthread_mutex_lock(&ss->lock);
-	if (unlink && --ss->dying == 0)
-		pthread_cond_broadcast(&ss->changed);
+	if (unlink)
+		dying_remove(ss, h);
+	free(h);
 }
 
 static void handle_free_if_empty(struct handle *h)
@@ -286,7 +298,10 @@ void handle_kill(struct segments *ss, struct handle *h, bool unlink)
 	h->seg->handle = NULL;
 	h->seg = NULL;
 	h->unlink = unlink;
-	ss->dying += unlink;
+	if (unlink) {
+		h->next_dying = ss->dying;
+		ss->dying = h;
+	}
 	handle_settle(ss, h);
 }
 
@@ -637,6 +652,10 @@ static bool orphan_is_wanted(struct segments *ss, const struct orphan *o)
 {
 	const struct seg *s = seg_find(ss, o->id);
 
+	/* Readers in flight may have it open: it is for the last of them to overwrite and unlink. */
+	for (const struct handle *h = ss->dying; h; h = h->next_dying)
+		if (h->id == o->id && h->gen == o->gen)
+			return true;
 	if (!s)
 		return false;
 	return o->gen == s->gen ||
