@@ -340,6 +340,9 @@ int vfs_create(struct vfs *v, uint64_t dir, const char *name, uint32_t mode,
 	r = vnode_open(v, vn);
 	if (r < 0) {
 		vnode_put(v, vn);
+		/* It inherited a stack that does not open here, such as a locked key. */
+		if (vfs_unlink(v, dir, name) < 0)
+			log_warn("'%s' cannot be opened, and stays as an empty file", name);
 		return r;
 	}
 	vnode_entry(v, vn, ret_entry);
@@ -455,6 +458,13 @@ int removable(struct vfs *v, struct vnode *vn, bool want_dir)
 	return empty ? 0 : -ENOTEMPTY;
 }
 
+int may_unname(struct vfs *v, const struct vnode *vn)
+{
+	if (!v->filters.may_unname || !S_ISREG(vn->type))
+		return 0;
+	return v->filters.may_unname(v->filters.arg, vn->ino);
+}
+
 static int remove_locked(struct vfs *v, struct vnode *dir, const char *name, bool want_dir,
         struct link_hold *hold, struct vnode **ret_vn)
 {
@@ -464,6 +474,8 @@ static int remove_locked(struct vfs *v, struct vnode *dir, const char *name, boo
 	if (r < 0)
 		return r;
 	r = link_held(hold, vn) ? removable(v, vn, want_dir) : -EAGAIN;
+	if (!r)
+		r = may_unname(v, vn);
 	if (!r) {
 		store_enter(v->store);
 		r = remove_rows(v, dir, name, vn);

@@ -13,6 +13,8 @@ int dir_get(struct vfs *v, uint64_t ino, struct vnode **ret_dir) MUST_CHECK;
 int child_get(struct vfs *v, uint64_t dir, const char *name, struct vnode **ret_vn) MUST_CHECK;
 /* May it be removed, or replaced: of the kind wanted, and empty?  With vfs.tree held. */
 int removable(struct vfs *v, struct vnode *vn, bool want_dir) MUST_CHECK;
+/* Do its filters let it lose a name?  With vfs.tree held. */
+int may_unname(struct vfs *v, const struct vnode *vn) MUST_CHECK;
 
 /*
  * A file that is about to lose a name and keeps others gets a row with its link count: see vfs.c.

@@ -37,6 +37,13 @@ struct vfs_filters {
 	 * them, before it enters the stack; what stages and jobs write is not asked for.
 	 */
 	bool (*read_only)(void *arg, uint64_t ino);
+	/*
+	 * May this file lose a name: by unlink, rename, or another file that is renamed over it?
+	 * -EPERM.  With vfs.tree held, outside the gate; open or not.
+	 */
+	int (*may_unname)(void *arg, uint64_t ino);
+	/* The inode is removed with all its rows, and its number is never used again. */
+	void (*gone)(void *arg, uint64_t ino);
 };
 
 /* Before the first file is opened; copied.  NULL: no filters (unit tests). */

@@ -122,6 +122,11 @@ static int rename_locked(struct vfs *v, const struct rename *rn, unsigned flags)
 
 	if (r < 0 || rn->vn == rn->target)
 		return r; /* two names of one file: nothing happens, as POSIX has it */
+	r = may_unname(v, rn->vn);
+	if (!r && rn->target)
+		r = may_unname(v, rn->target);
+	if (r < 0)
+		return r;
 	store_enter(v->store);
 	r = flags & RENAME_EXCHANGE ? exchange_rows(v, rn) : replace_rows(v, rn);
 	store_leave(v->store);
