@@ -191,6 +191,41 @@ static void a_policy_is_applied_as_a_whole_or_not_at_all(void **state)
 	assert_string_equal(stack_of("a"), "watch:active protect:active scramble:active");
 }
 
+/* --- jobs --- */
+
+static void a_job_that_is_asked_for_again_keeps_its_row(void **state)
+{
+	struct change_result res;
+	struct target t;
+	struct job job;
+	uint64_t ino;
+	struct vnode *f = create("a", &ino);
+
+	fill(f, 0, MIB, 'a');
+	vfs_release(vfs, f);
+	manager_stop(m); /* no thread takes it */
+	assert_int_equal(filter_target(ds->ns, "a", &t, &why), 0);
+	pthread_mutex_lock(&m->lock);
+	assert_int_equal(
+	        change_attach(m, &me, &t, stage_type_find("scramble"), NULL, 0, true, &res, &why),
+	        0);
+	assert_false(jobs_again(m->jobs, ino, res.link));
+	assert_int_equal(jobs_find(m->jobs, ino, res.link, &job), 0);
+	assert_int_equal(jobs_add(m->jobs, &job), 0);
+	assert_true(jobs_again(m->jobs, ino, res.link));
+	pthread_mutex_unlock(&m->lock);
+	/* The first one ends, as its thread would have it. */
+	assert_int_equal(change_finish(m, ino, res.link, &why), 0);
+	assert_int_equal(rows_of(RECORD_JOB, ino), 1);
+	assert_string_equal(stack_of("a"), "scramble:converting in");
+	again();
+	assert_int_equal(jobs_wait(m->jobs, ino, res.link, NULL, NULL, &why), 0);
+	assert_string_equal(stack_of("a"), "scramble:active");
+	assert_int_equal(vfs_open(vfs, ino, &f), 0);
+	expect_bytes(f, 0, 64 << 10, 'a');
+	vfs_release(vfs, f);
+}
+
 /* --- all below --- */
 
 static unsigned told;
@@ -262,6 +297,7 @@ int main(void)
 	        MANAGER_CASE(a_setting_goes_back_to_its_default),
 	        MANAGER_CASE(asking_is_not_audited),
 	        MANAGER_CASE(a_policy_is_applied_as_a_whole_or_not_at_all),
+	        MANAGER_CASE(a_job_that_is_asked_for_again_keeps_its_row),
 	        MANAGER_CASE(a_recursive_change_tells_how_far_it_is),
 	        MANAGER_CASE(what_is_made_meanwhile_gets_it_once),
 	};
