@@ -340,6 +340,9 @@ int vfs_create(struct vfs *v, uint64_t dir, const char *name, uint32_t mode,
 	r = vnode_open(v, vn);
 	if (r < 0) {
 		vnode_put(v, vn);
+		/* It inherited a stack that does not open here, such as a locked key. */
+		if (vfs_unlink(v, dir, name) < 0)
+			log_warn("'%s' cannot be opened, and stays as an empty file", name);
 		return r;
 	}
 	vnode_entry(v, vn, ret_entry);

@@ -43,6 +43,8 @@ struct vfs_filters {
 	 * stays.
 	 */
 	int (*may_remove)(void *arg, uint64_t ino);
+	/* The inode is removed with all its rows, and its number is never used again. */
+	void (*gone)(void *arg, uint64_t ino);
 };
 
 /* Before the first file is opened; copied.  NULL: no filters (unit tests). */
