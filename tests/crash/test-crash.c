@@ -474,9 +474,12 @@ static void crew_verify(struct bed *b)
 
 /*
  * What a read-only mount finds is what the models go on from; so the next one must find the same.
+ * It makes nothing durable: where the process was only killed, what it finds may be in the page
+ * cache alone, and would go with the power.  So that is written back first.
  */
 static void look_read_only(struct bed *b)
 {
+	iosim_sync_all(b->sim);
 	const uint64_t steps = iosim_steps(b->sim);
 
 	b->read_only = true;
