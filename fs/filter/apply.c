@@ -240,25 +240,11 @@ static int attach_one(
 	        a->c->force, ret_res, em);
 }
 
-static int set_asked(struct apply *a, const struct target *t, const char *name,
-        const char *const *settings, unsigned n, bool replace, struct change_result *ret_res,
-        struct errmsg *em)
-{
-	struct vnode *file;
-	int r = consent_open(a->m, t, name, &file, em);
-
-	if (r < 0)
-		return r;
-	r = change_set(a->m, a->who, t, name, settings, n, replace, ret_res, em);
-	if (file)
-		vfs_release(a->m->vfs, file);
-	return r;
-}
-
 static int set_one(
         struct apply *a, const struct target *t, struct change_result *ret_res, struct errmsg *em)
 {
-	return set_asked(a, t, a->c->type, a->c->settings, a->c->n_settings, false, ret_res, em);
+	return change_set(
+	        a->m, a->who, t, a->c->type, a->c->settings, a->c->n_settings, false, ret_res, em);
 }
 
 static int detach_one(

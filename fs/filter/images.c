@@ -433,6 +433,25 @@ static bool hook_read_only(void *arg, uint64_t ino)
 	return notices_quarantined(m->notices, ino);
 }
 
+/* By the settings alone: nobody needs to have it open, nor its key. */
+static int hook_may_remove(void *arg, uint64_t ino)
+{
+	struct manager *m = arg;
+	CLEANUP(manifest_freep) struct manifest *mf = NULL;
+	const struct stage_event event = {.kind = STAGE_EVENT_DELETE};
+	struct errmsg em = {0};
+	int r = manifest_load(m->ds->ns, ino, &mf, &em);
+
+	if (!r)
+		r = manifest_allows(mf, &event, &em);
+	if (r < 0) {
+		char path[FILTER_PATH_MAX];
+		target_path(m->ds->ns, ino, path);
+		log_warn("'%s' is not removed: %s", path, em.text[0] ? em.text : strerror(-r));
+	}
+	return r;
+}
+
 static void hook_gone(void *arg, uint64_t ino)
 {
 	struct manager *m = arg;
@@ -456,7 +475,7 @@ struct vfs_filters manager_filters(struct manager *m)
 	        .inherit = hook_inherit,
 	        .collect = hook_collect,
 	        .read_only = hook_read_only,
-	        .may_remove = consent_removal,
+	        .may_remove = hook_may_remove,
 	        .gone = hook_gone,
 	};
 }

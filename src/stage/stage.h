@@ -137,7 +137,7 @@ enum stage_event_kind {
 	STAGE_EVENT_CLONE,
 	STAGE_EVENT_ROLLBACK, /* content below changed as a whole */
 	STAGE_EVENT_RESIZE,   /* size: the new one; not of a guest's RESIZE, which is a request */
-	STAGE_EVENT_DELETE,   /* the image, or one of its names */
+	STAGE_EVENT_DELETE,   /* the image is about to lose its last name */
 	STAGE_EVENT_RECONFIGURE, /* settings: the new ones; commit makes them effective */
 	STAGE_EVENTS,
 };
@@ -248,7 +248,7 @@ struct stage_type {
 	int (*check)(const struct settings *settings, struct errmsg *em);
 	/*
 	 * May that happen to an image with these settings?  Asked without a stage, whether the
-	 * image is open or not: of DELETE before the image loses a name, of RECONFIGURE before its
+	 * image is open or not: of DELETE before the image loses its last name, of RECONFIGURE before its
 	 * stages are asked to prepare.  May be NULL: it may.
 	 */
 	int (*allows)(const struct settings *settings, const struct stage_event *event,

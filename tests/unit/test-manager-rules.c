@@ -25,6 +25,9 @@ static void it_stays(void)
 	assert_int_equal(rename_in_top("c", "a", 0), 0);
 	assert_int_not_equal(ino_of(TOP, "a"), 0);
 	assert_int_not_equal(ino_of(TOP, "b"), 0);
+	assert_int_equal(rename_in_top("b", "a", RENAME_EXCHANGE), 0); /* nothing is lost */
+	assert_int_equal(vfs_unlink(vfs, TOP, "b"), -EPERM);
+	assert_int_equal(rename_in_top("b", "a", RENAME_EXCHANGE), 0);
 }
 
 static void what_is_write_once_stays_open_or_closed(void **state)
@@ -46,6 +49,45 @@ static void what_is_write_once_stays_open_or_closed(void **state)
 	assert_int_equal(change_one("a", "protect", NULL), 0); /* detach: in the trail */
 	assert_int_equal(rename_in_top("b", "a", 0), 0);
 	assert_int_equal(vfs_unlink(vfs, TOP, "a"), 0);
+}
+
+struct remover {
+	pthread_barrier_t *barrier;
+	const char *name;
+	int result;
+};
+
+static void *name_remove(void *arg)
+{
+	struct remover *r = arg;
+
+	pthread_barrier_wait(r->barrier);
+	r->result = vfs_unlink(vfs, TOP, r->name);
+	return NULL;
+}
+
+/* Each may have seen two names; one of them takes the last. */
+static void two_who_take_a_name_each_leave_one(void **state)
+{
+	uint64_t ino;
+	struct vfs_entry e;
+	pthread_t threads[2];
+	pthread_barrier_t barrier;
+
+	vfs_release(vfs, create("a", &ino));
+	assert_int_equal(attach("a", "protect", FAR, false), 0);
+	pthread_barrier_init(&barrier, NULL, 2);
+	for (unsigned i = 0; i < 100; i++) {
+		struct remover r[2] = {{&barrier, "a", 1}, {&barrier, "b", 1}};
+		assert_int_equal(vfs_link(vfs, ino, TOP, ino_of(TOP, "a") ? "b" : "a", &e), 0);
+		for (unsigned k = 0; k < 2; k++)
+			assert_int_equal(pthread_create(&threads[k], NULL, name_remove, &r[k]), 0);
+		for (unsigned k = 0; k < 2; k++)
+			pthread_join(threads[k], NULL);
+		assert_int_equal(r[0].result + r[1].result, -EPERM);
+		assert_true(ino_of(TOP, "a") || ino_of(TOP, "b"));
+	}
+	pthread_barrier_destroy(&barrier);
 }
 
 static void its_date_moves_away_only_open_or_closed(void **state)
@@ -291,6 +333,7 @@ int main(void)
 	struct errmsg em = {0};
 	const struct CMUnitTest tests[] = {
 	        MANAGER_CASE(what_is_write_once_stays_open_or_closed),
+	        MANAGER_CASE(two_who_take_a_name_each_leave_one),
 	        MANAGER_CASE(its_date_moves_away_only_open_or_closed),
 	        MANAGER_CASE(quarantine_is_durable_when_it_holds),
 	        MANAGER_CASE(a_full_queue_of_messages_loses_no_quarantine),

@@ -13,7 +13,7 @@
  * holds any data is written, and so is an allocated chunk of zeros; beyond the end of the file
  * nothing is, so that appending works byte by byte.  Two writes of the same range at the same time:
  * the later one is refused, as it would be a moment afterwards (`claims`: what is under way).
- * Deleting, renaming, rolling back, and moving the date nearer are refused too, also while the image
+ * Deleting, rolling back, and moving the date nearer are refused too, also while the image
  * is closed (allows()).  Whoever may detach filters may end it; that is in the audit trail.
  *
  * Questions to the layers below are requests of this stage's own (struct probe), while the guest's
@@ -507,8 +507,7 @@ static int worm_allows(
 	struct protect_rules next;
 
 	if (event->kind == STAGE_EVENT_DELETE)
-		return errmsg_set(
-		        em, -EPERM, "write-once: the image cannot be deleted or renamed yet");
+		return errmsg_set(em, -EPERM, "write-once: the image cannot be deleted yet");
 	if (event->kind == STAGE_EVENT_ROLLBACK)
 		return errmsg_set(em, -EPERM, "write-once: the image cannot be rolled back yet");
 	if (event->kind != STAGE_EVENT_RECONFIGURE)
