@@ -290,6 +290,7 @@ void store_abandon(struct store *s)
 	dedupe_free(s->dedupe);
 	bufpool_free(s->bufs);
 	free(s->flush.plain);
+	keyring_free(s->own_keyring);
 	free(s);
 }
 

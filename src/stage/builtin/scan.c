@@ -272,6 +272,13 @@ static void scan_post(void *stage, struct request *req, void *context)
 
 /* --- events --- */
 
+/* With the lock: nothing is known to be clean any more. */
+static void clean_forget(struct scan *s)
+{
+	if (s->clean)
+		memset(s->clean, 0, s->clean_words * sizeof(*s->clean));
+}
+
 static int prepare_reconfigure(struct scan *s, const struct stage_event *event, struct errmsg *em)
 {
 	struct scan *next = calloc(1, sizeof(*next));
@@ -337,7 +344,7 @@ static void commit_reconfigure(struct scan *s)
 	s->timeout_s = next->timeout_s;
 	s->interval_ns = next->interval_ns;
 	s->down = false;
-	memset(s->clean, 0, s->clean_words * sizeof(*s->clean));
+	clean_forget(s);
 	pthread_mutex_unlock(&s->lock);
 	s->next = NULL;
 	free(next);
@@ -354,7 +361,7 @@ static void scan_commit(void *stage, const struct stage_event *event)
 		thaw(s);
 	} else if (event->kind == STAGE_EVENT_ROLLBACK) {
 		pthread_mutex_lock(&s->lock);
-		memset(s->clean, 0, s->clean_words * sizeof(*s->clean));
+		clean_forget(s);
 		pthread_mutex_unlock(&s->lock);
 	}
 }
