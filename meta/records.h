@@ -15,6 +15,7 @@
  *	KEYSLOT       crypto domain    slot             crypto/keyslot.h
  *	AUDIT         0                number, from 1   JSON, audit.h; never deleted
  *	FLAG          inode            1: quarantine    text
+ *	SNAPSHOT      scope inode, 0   number           JSON: a snapshot set (store/snapshot.h)
  */
 #pragma once
 
@@ -30,10 +31,11 @@ enum record_table {
 	RECORD_KEYSLOT = 6,
 	RECORD_AUDIT = 7,
 	RECORD_FLAG = 8,
+	RECORD_SNAPSHOT = 9,
 	RECORD_TABLES,
 };
 /*
- * Numbers (ns_number_alloc) are the ids of ATTACHMENT, POLICY, JOB and KEY, id >> 16 of FILTER_STATE,
+ * Numbers (ns_number_alloc) are the ids of ATTACHMENT, POLICY, JOB, KEY and SNAPSHOT, id >> 16 of FILTER_STATE,
  * and the owner of KEYSLOT: below 2^32.  All other owners and ids are below 2^63.
  */
 #define RECORD_VALUE_MAX (1u << 20)
