@@ -57,6 +57,8 @@ int ns_record_each(struct ns *ns, enum record_table table, uint64_t owner, uint6
 /* Of all owners, in order of (owner, id). */
 int ns_record_each_owner(
         struct ns *ns, enum record_table table, ns_record_fn *fn, void *arg) MUST_CHECK;
+/* Another number after each change of a record of the table SNAPSHOT. */
+uint64_t ns_snapshot_changes(struct ns *ns);
 /* The highest id of an owner, 0: none. */
 int ns_record_last(
         struct ns *ns, enum record_table table, uint64_t owner, uint64_t *ret_id) MUST_CHECK;

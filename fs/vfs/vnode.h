@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "fs/vfs/filters.h"
+#include "fs/vfs/snapview.h"
 
 #define VNODE_SHARDS      64u
 #define VNODE_SHARD_HEADS 256u
@@ -69,6 +70,7 @@ struct vnode {
 	unsigned open_users;
 	struct vnode *close_next;
 	unsigned closes_due;
+	struct snapview_node *snap; /* of the snapshot view (snapview.c); constant, owned */
 };
 
 #define VNODE_LOADING 1
@@ -98,6 +100,7 @@ struct vfs {
 	struct vnode_shard shards[VNODE_SHARDS];
 	struct vfs_filters filters; /* open NULL: none */
 	struct closer closer;
+	struct snapview *snapview; /* NULL: none */
 	_Atomic unsigned copies_waiting; /* threads that copy as requests (copy.c) */
 };
 
@@ -106,6 +109,12 @@ struct vfs {
 int vnode_get(struct vfs *v, uint64_t ino, struct vnode **ret_vn) MUST_CHECK;
 /* Adds a new inode to the cache, before anybody knows its number; gives a reference. */
 int vnode_add(struct vfs *v, const struct ns_inode *inode, struct vnode **ret_vn) MUST_CHECK;
+/*
+ * The vnode of an inode of the snapshot view; gives a reference.  A new one takes snap over, an old
+ * one has its own.
+ */
+int vnode_get_view(struct vfs *v, const struct ns_inode *inode, struct snapview_node *snap,
+        struct vnode **ret_vn) MUST_CHECK;
 /*
  * Gives a reference back.  The last one of an inode without names removes it from the datastore, in
  * a gate section of its own: so never inside the gate.
