@@ -39,6 +39,7 @@
 #include "fs/filter/keys.h"
 #include "fs/fuse/session.h"
 #include "fs/mountpoint.h"
+#include "fs/snapshot/view.h"
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
@@ -242,7 +243,8 @@ static int daemon_filters(struct daemon *d, struct errmsg *em)
 		return r;
 	const struct vfs_filters filters = manager_filters(d->manager);
 	vfs_set_filters(d->vfs, &filters);
-	return 0;
+	r = snapshot_view_attach(d->vfs, d->ds);
+	return r < 0 ? errmsg_set(em, r, "cannot show snapshots: %s", strerror(-r)) : 0;
 }
 
 /* Before anybody can open an image of them. */

@@ -79,11 +79,11 @@ struct node {
 };
 
 struct tree {
-	unsigned refs;          /* snapview.lock */
-	uint64_t changes, used; /* used: snapview.lock */
-	char *name;             /* owned; of the snapshots */
-	struct timespec time;   /* of the first of them */
-	uint64_t adding;        /* while it is made: the snapshot */
+	unsigned refs;             /* snapview.lock */
+	uint64_t changes, used;    /* used: snapview.lock */
+	char *name;                /* owned; of the snapshots */
+	struct timespec time;      /* of the first of them */
+	uint64_t adding;           /* while it is made: the snapshot */
 	struct tree_image *images; /* owned; by path */
 	size_t n_images, images_cap;
 	struct node *nodes; /* owned; [0]: the directory NAME */
@@ -590,8 +590,8 @@ static const struct node *child_find(
 }
 
 /* The node that a path in the view leads to, now, and its tree; -ENOENT. */
-static int path_find(struct snapview *sv, const char *path, struct tree **ret_tree,
-        const struct node **ret_node)
+static int path_find(
+        struct snapview *sv, const char *path, struct tree **ret_tree, const struct node **ret_node)
 {
 	size_t len = strcspn(path, "/");
 	struct catalog *c = NULL;
@@ -852,8 +852,7 @@ static int readdir_list(struct snapview *sv, uint64_t off, vfs_dirent_fn *fn, vo
 	return 0;
 }
 
-int snapview_readdir(
-        struct vfs *v, struct vnode *dir, uint64_t off, vfs_dirent_fn *fn, void *arg)
+int snapview_readdir(struct vfs *v, struct vnode *dir, uint64_t off, vfs_dirent_fn *fn, void *arg)
 {
 	const struct vfs_dirent list = {LIST_NAME, INO_LIST, S_IFDIR, OFF_FIRST};
 

@@ -71,8 +71,8 @@ int snapview_parent(struct vfs *v, struct vnode *dir, struct vnode **ret_vn) MUS
 /* A name that is in no row: is it the view's top?  Gives a reference then; -ENOENT. */
 int snapview_top(struct vfs *v, uint64_t dir, const char *name, struct vnode **ret_vn) MUST_CHECK;
 /* As vfs_readdir, without the dots; offsets are above 2. */
-int snapview_readdir(struct vfs *v, struct vnode *dir, uint64_t off, vfs_dirent_fn *fn,
-        void *arg) MUST_CHECK;
+int snapview_readdir(
+        struct vfs *v, struct vnode *dir, uint64_t off, vfs_dirent_fn *fn, void *arg) MUST_CHECK;
 int snapview_open(struct vfs *v, struct vnode *vn, struct image **ret_image) MUST_CHECK;
 /* Before a change of that name: -EROFS in the view, and of its top. */
 int snapview_refuse(struct vfs *v, uint64_t dir, const char *name) MUST_CHECK;
