@@ -163,8 +163,8 @@ static int lookup_parent(struct vfs *v, uint64_t dir, struct vnode **ret_vn)
 	if (r < 0)
 		return r;
 	const uint64_t parent = parent_of(vn);
-	const int got = vfs_is_snapshot(dir) ? snapview_parent(v, vn, ret_vn) :
-	                                       vnode_get(v, parent, ret_vn);
+	const int got = vfs_is_snapshot(dir) ? snapview_parent(v, vn, ret_vn)
+	                                     : vnode_get(v, parent, ret_vn);
 	vnode_put(v, vn);
 	return got;
 }
