@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "fs/control/base64.h"
+#include "fs/control/text.h"
 
 static const char *const kind_names[] = {
         [SNAPSHOT_IMAGE] = "image",
@@ -132,8 +133,7 @@ int snapshot_decode(uint64_t number, const void *value, size_t len, struct snaps
 	s.target = json_string_value(json_object_get(s.json, "target"));
 	s.holders = json_object_get(s.json, "holders");
 	if (!name || !snapshot_name_good(name) || !s.target || !holders_good(s.holders) ||
-	        !kind_take(s.json, &s.kind) ||
-	        !number_take(s.json, "scope", INT64_MAX, &s.scope) ||
+	        !kind_take(s.json, &s.kind) || !number_take(s.json, "scope", INT64_MAX, &s.scope) ||
 	        !number_take(s.json, "time_ns", INT64_MAX, &s.time_ns) ||
 	        !number_take(s.json, "images", INT64_MAX, &s.n_images)) {
 		json_decref(s.json);
@@ -146,10 +146,10 @@ int snapshot_decode(uint64_t number, const void *value, size_t len, struct snaps
 
 int snapshot_put(struct ns *ns, const struct snapshot *s)
 {
-	json_t *json = json_pack("{s:s, s:s, s:I, s:s, s:I, s:I, s:O}", "name", s->name, "kind",
-	        snapshot_kind_name(s->kind), "scope", (json_int_t)s->scope, "target", s->target,
-	        "time_ns", (json_int_t)s->time_ns, "images", (json_int_t)s->n_images, "holders",
-	        s->holders);
+	json_t *json = json_pack("{s:s, s:s, s:I, s:o, s:I, s:I, s:O}", "name", s->name, "kind",
+	        snapshot_kind_name(s->kind), "scope", (json_int_t)s->scope, "target",
+	        text_json(s->target), "time_ns", (json_int_t)s->time_ns, "images",
+	        (json_int_t)s->n_images, "holders", s->holders);
 	CLEANUP(free_ptr) char *row = json ? json_dumps(json, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
 
 	json_decref(json);
@@ -201,10 +201,10 @@ static bool inode_take(const json_t *json, struct ns_inode *ret_inode)
 	return true;
 }
 
-int snapshot_image_decode(uint64_t snapshot, uint64_t key, const void *value, size_t len,
-        struct snapshot_image *ret_si)
+int snapshot_image_decode(
+        uint64_t key, const void *value, size_t len, struct snapshot_image *ret_si)
 {
-	struct snapshot_image si = {.snapshot = snapshot, .key = key};
+	struct snapshot_image si = {.key = key};
 	json_t *json = json_loadb(value, len, JSON_REJECT_DUPLICATES, NULL);
 
 	if (inode_take(json, &si.inode))
@@ -235,8 +235,11 @@ int snapshot_image_put(struct ns *ns, const struct snapshot_image *si)
 	CLEANUP(free_ptr)
 	char *row = r == 0 ? json_dumps(json, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
 	json_decref(json);
-	return row ? ns_record_put(ns, RECORD_SNAPSHOT, si->snapshot, si->key, row, strlen(row))
-	           : -ENOMEM;
+	if (!row)
+		return -ENOMEM;
+	const uint64_t number = snapshot_set(si->key);
+	return ns_record_put(
+	        ns, RECORD_SNAPSHOT, number, si->key - snapshot_id(number, 0), row, strlen(row));
 }
 
 int snapshot_get(struct ns *ns, uint64_t number, struct snapshot *ret_s)
@@ -267,8 +270,8 @@ static int snapshot_row(void *arg, uint64_t owner, uint64_t id, const void *valu
 	int r = snapshot_decode(id, value, len, &s);
 
 	if (r < 0) {
-		log_error("the row of snapshot %llu is damaged (weir check)",
-		        (unsigned long long)id);
+		log_error(
+		        "the row of snapshot %llu is damaged (weir check)", (unsigned long long)id);
 		return 0;
 	}
 	r = w->fn(w->arg, &s);
@@ -287,7 +290,7 @@ static int image_row(void *arg, uint64_t owner, uint64_t id, const void *value, 
 {
 	const struct walk *w = arg;
 	struct snapshot_image si;
-	int r = snapshot_image_decode(owner, id, value, len, &si);
+	int r = snapshot_image_decode(snapshot_id(owner, id), value, len, &si);
 
 	if (r < 0) {
 		log_error("row %llu of snapshot %llu is damaged (weir check)",
@@ -341,8 +344,7 @@ static int image_match(void *arg, const struct snapshot_image *si)
 	return 1;
 }
 
-int snapshot_image_get(
-        struct ns *ns, uint64_t number, uint64_t ino, struct snapshot_image *ret_si)
+int snapshot_image_get(struct ns *ns, uint64_t number, uint64_t ino, struct snapshot_image *ret_si)
 {
 	struct lookup l = {.ns = ns, .ino = ino, .si = ret_si};
 	const int r = snapshot_images_each(ns, number, image_match, &l);

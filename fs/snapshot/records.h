@@ -1,17 +1,17 @@
 /*
  * records.h - snapshots as rows: names, scope, what each image was like at that instant
  *
- * A snapshot has a *number* (ns_number_alloc), and of each image in it one more, the image's *key* in
- * it.  Rows RECORD_SNAPSHOT, JSON:
+ * A snapshot has a *number* (ns_number_alloc), the number of the engine's set; the images in it are
+ * counted from 1.  Rows RECORD_SNAPSHOT, JSON:
  *
  *	owner   id      value
  *	0       number  {name, kind: "image"/"directory"/"datastore", scope (inode), target (its path
  *	                then), time_ns, images, holders: [text]}
- *	number  key     {inode, path, mode, uid, gid, size, atime_ns, mtime_ns, ctime_ns, btime_ns,
+ *	number  image   {inode, path, mode, uid, gid, size, atime_ns, mtime_ns, ctime_ns, btime_ns,
  *	                generation}, as of that instant
  *
- * The key is the snapshot's id in the engine (store/snapshot.h; its set is the number).  What filters
- * were attached to the image, and their state, are rows ATTACHMENT and FILTER_STATE as the image's
+ * The image's *key*, snapshot_id(number, image), is its id in the engine (store/snapshot.h).  What
+ * filters were attached to it, and their state, are rows ATTACHMENT and FILTER_STATE as the image's
  * own are, of the owner snapshot_image(key), which is no inode number.
  *
  * A name is unique among the snapshots of a scope and among those that an image is in: IMAGE@NAME
@@ -27,6 +27,7 @@
 #include "store/snapshot.h"
 
 #define SNAPSHOT_NAME_MAX    127u
+#define SNAPSHOT_IMAGES_MAX  ((1u << SNAPSHOT_SET_SHIFT) - 1)
 #define SNAPSHOT_HOLDERS_MAX 64u
 #define SNAPSHOT_HOLDER_MAX  63u
 
@@ -45,7 +46,7 @@ struct snapshot {
 };
 
 struct snapshot_image {
-	uint64_t snapshot, key;
+	uint64_t key;
 	struct ns_inode inode; /* nlink 1, parent 0 */
 	char *path;            /* owned */
 };
@@ -85,5 +86,5 @@ int snapshot_image_put(struct ns *ns, const struct snapshot_image *si) MUST_CHEC
 /* Any bytes.  -EUCLEAN; -ENOMEM. */
 int snapshot_decode(
         uint64_t number, const void *value, size_t len, struct snapshot *ret_s) MUST_CHECK;
-int snapshot_image_decode(uint64_t snapshot, uint64_t key, const void *value, size_t len,
-        struct snapshot_image *ret_si) MUST_CHECK;
+int snapshot_image_decode(
+        uint64_t key, const void *value, size_t len, struct snapshot_image *ret_si) MUST_CHECK;
