@@ -67,7 +67,9 @@ int file_flush(struct vfs *v, struct vnode *vn)
 {
 	if (v->read_only || vn->snap)
 		return 0;
-	const int r = store_flush(v->store, vn->img);
+	int r = store_flush(v->store, vn->img);
+	if (!r)
+		r = vnode_clone_settle(v, vn);
 	return r < 0 ? r : vn->row_error;
 }
 

@@ -189,7 +189,7 @@ int submit_admit(struct vfs *v, struct vnode *file)
 		return -EROFS;
 	if (v->filters.read_only && v->filters.read_only(v->filters.arg, file->ino))
 		return -EROFS;
-	return 0;
+	return vnode_clone_settle(v, file);
 }
 
 /* 1: it is answered; or -errno. */

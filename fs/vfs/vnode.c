@@ -295,8 +295,8 @@ int vnode_image_get(struct vfs *v, struct vnode *vn)
 	}
 	pthread_mutex_unlock(&vn->lock);
 	/* Opening may read; nothing that a closed gate waits for may wait for that. */
-	const int r = vn->snap ? snapview_open(v, vn, &img) :
-	                         store_image_open(v->store, vn->ino, &img);
+	const int r =
+	        vn->snap ? snapview_open(v, vn, &img) : store_image_open(v->store, vn->ino, &img);
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&vn->lock);
@@ -462,6 +462,8 @@ static void collect_one(struct vfs *v, uint64_t ino)
 	/* Link counts do not change while the gate is closed; of what has none no row counts. */
 	if (vn && (vn->state != 0 || vn->attr.nlink == 0))
 		vn = NULL;
+	if (vn && vn->cloning)
+		vn = NULL; /* the log does not have its content; file_flush() waits */
 	if (vn && !vn->dirty && (vn->frozen_txg == 0 || vn->frozen_txg + 1 < open_txg))
 		vn = NULL; /* the group that has its row is committed: at most one is under way */
 	if (vn)

@@ -70,6 +70,11 @@ struct vnode {
 	unsigned open_users;
 	struct vnode *close_next;
 	unsigned closes_due;
+	/*
+	 * It became a copy of another image in a group that may not be committed: its row is in that
+	 * group alone.  Set with the gate closed.
+	 */
+	_Atomic bool cloning;
 	struct snapview_node *snap; /* of the snapshot view (snapview.c); constant, owned */
 };
 
@@ -100,7 +105,7 @@ struct vfs {
 	struct vnode_shard shards[VNODE_SHARDS];
 	struct vfs_filters filters; /* open NULL: none */
 	struct closer closer;
-	struct snapview *snapview; /* NULL: none */
+	struct snapview *snapview;       /* NULL: none */
 	_Atomic unsigned copies_waiting; /* threads that copy as requests (copy.c) */
 };
 
@@ -160,6 +165,8 @@ int vnode_put_row(struct vfs *v, struct vnode *vn) MUST_CHECK;
  * files' rows wait for the next collect (see vfs.c), others are put now.
  */
 int vnode_changed(struct vfs *v, struct vnode *vn) MUST_CHECK;
+/* Outside the gate: waits until a copy that it became is official. */
+int vnode_clone_settle(struct vfs *v, struct vnode *vn) MUST_CHECK;
 /* Makes content and size of a regular file durable, before a row with its link count is put. */
 int vnode_settle(struct vfs *v, struct vnode *vn) MUST_CHECK;
 /*
