@@ -77,6 +77,8 @@ struct control_context {
 	void *arg;
 	/* umount: answered when the datastore is closed (server.c). */
 	int (*umount)(void *arg, bool lazy, struct errmsg *em);
+	/* As in fs/snapshot/snapshots.h. */
+	void (*invalidate)(void *arg, uint64_t ino, const char *name);
 };
 
 struct control_op {
@@ -104,6 +106,8 @@ struct control_host {
 	const char *mountpoint;
 	/* Unmounts, so that the daemon ends; any thread.  -EBUSY: in use, and not lazy. */
 	int (*umount)(void *arg, bool lazy, struct errmsg *em);
+	/* Drops what the kernel caches of an inode, or of a name in it; any thread. */
+	void (*invalidate)(void *arg, uint64_t ino, const char *name);
 	void *arg;
 	struct manager *manager; /* NULL: no filters */
 };

@@ -90,6 +90,28 @@ static int run_release(struct control_context *ctx, const struct control_request
 	return snapshots_hold(ctx->manager, &ctx->who, &rq, false, ret_json, em);
 }
 
+static int run_rollback(struct control_context *ctx, const struct control_request *req,
+        json_t **ret_json, struct errmsg *em)
+{
+	const struct snapshot_request rq = request_of(req);
+
+	if (!ctx->manager)
+		return no_manager(em);
+	return snapshots_rollback(
+	        ctx->manager, &ctx->who, &rq, ctx->invalidate, ctx->arg, ret_json, em);
+}
+
+static int run_clone(struct control_context *ctx, const struct control_request *req,
+        json_t **ret_json, struct errmsg *em)
+{
+	const struct snapshot_request rq = request_of(req);
+
+	if (!ctx->manager)
+		return no_manager(em);
+	return snapshots_clone(
+	        ctx->manager, &ctx->who, &rq, ctx->invalidate, ctx->arg, ret_json, em);
+}
+
 static int run_diff(struct control_context *ctx, const struct control_request *req,
         json_t **ret_json, struct errmsg *em)
 {
@@ -109,6 +131,8 @@ const struct control_op control_snapshot_ops[] = {
                 run_hold},
         {"snapshot-release", CONTROL_NEEDS_TARGET | CONTROL_NEEDS_NAME | CONTROL_NEEDS_HOLDER,
                 run_release},
+        {"snapshot-rollback", CONTROL_NEEDS_TARGET | CONTROL_NEEDS_NAME, run_rollback},
+        {"clone", CONTROL_NEEDS_TARGET | CONTROL_NEEDS_OTHER, run_clone},
         {"diff", CONTROL_NEEDS_TARGET | CONTROL_NEEDS_OTHER, run_diff},
         {0},
 };

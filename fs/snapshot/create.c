@@ -147,7 +147,7 @@ static int job_moves(void *arg, uint64_t owner, uint64_t id, const void *value, 
 	return job_decode(value, len, &job) == 0 && job.what == JOB_RESEAL;
 }
 
-static int domains_settled(struct ns *ns, const uint64_t *inos, size_t n, struct errmsg *em)
+int snapshot_domains_settled(struct ns *ns, const uint64_t *inos, size_t n, struct errmsg *em)
 {
 	char path[FILTER_PATH_MAX];
 	int r = 0;
@@ -213,7 +213,7 @@ int snapshot_take(struct manager *m, const struct filter_caller *who, const stru
 	int r = m->read_only ? -EROFS : snapshot_name_free(m->ds->ns, t->ino, name, inos, n, em);
 
 	if (r == 0)
-		r = domains_settled(m->ds->ns, inos, n, em);
+		r = snapshot_domains_settled(m->ds->ns, inos, n, em);
 	if (r == 0)
 		r = capture_init(&cr.c, m, who, t, name, inos, n, em);
 	if (r < 0)

@@ -84,10 +84,8 @@ static int orphan_find(struct ns *ns, const char *name, struct snapshot *ret_s, 
 	if (r < 0)
 		return snapshot_read_failed(r, em);
 	if (o.n > 1)
-		return errmsg_set(em, -EINVAL,
-		        "there are %u snapshots '%s' of what is gone: rename is not possible, and "
-		        "which one is meant is not clear",
-		        o.n, name);
+		return errmsg_set(
+		        em, -EINVAL, "there are %u snapshots '%s' of what is gone", o.n, name);
 	return -ENOENT;
 }
 
@@ -102,10 +100,15 @@ static int refuse_other_scope(
 		return errmsg_set(em, -ENOENT, "'%s' has no snapshot '%.128s' (weir snapshot list)",
 		        t->path, name);
 	target_path(ns, s.scope, path);
-	const int r = errmsg_set(em, -EINVAL,
-	        "snapshot '%s' is of %s '%s' as a whole: name that instead of '%s'", name,
-	        s.kind == SNAPSHOT_DATASTORE ? "the" : "directory",
-	        s.kind == SNAPSHOT_DATASTORE ? "datastore" : path, t->path);
+	const int r = s.kind == SNAPSHOT_DATASTORE
+	                      ? errmsg_set(em, -EINVAL,
+	                                "snapshot '%s' is of the datastore as a whole: name that "
+	                                "instead of '%s'",
+	                                name, t->path)
+	                      : errmsg_set(em, -EINVAL,
+	                                "snapshot '%s' is of directory '%s' as a whole: name that "
+	                                "instead of '%s'",
+	                                name, path, t->path);
 	snapshot_release(&s);
 	return r;
 }

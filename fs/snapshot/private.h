@@ -85,6 +85,9 @@ void instant_reached(struct instant *in);
 /* Neither the scope nor one of these images (sorted) has a snapshot of that name.  -EEXIST. */
 int snapshot_name_free(struct ns *ns, uint64_t scope, const char *name, const uint64_t *inos,
         size_t n, struct errmsg *em) MUST_CHECK;
+/* None of them is being moved to another crypto domain.  -EBUSY. */
+int snapshot_domains_settled(
+        struct ns *ns, const uint64_t *inos, size_t n, struct errmsg *em) MUST_CHECK;
 /* manager.lock held: a snapshot of these images (sorted), by that name. */
 int snapshot_take(struct manager *m, const struct filter_caller *who, const struct target *t,
         const char *name, const uint64_t *inos, size_t n, const char *action, json_t **ret_json,

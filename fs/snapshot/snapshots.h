@@ -28,8 +28,11 @@ struct snapshot_request {
 	uint64_t from;          /* diff: offset to begin at */
 };
 
-/* Drops what the kernel has in its caches of a file: content and attributes. */
-typedef void snapshot_invalidate_fn(void *arg, uint64_t ino);
+/*
+ * Drops what the kernel has in its caches of a file: content and attributes; name not NULL: of a
+ * name in directory ino.  May wait for requests of the mount.
+ */
+typedef void snapshot_invalidate_fn(void *arg, uint64_t ino, const char *name);
 
 int snapshots_create(struct manager *m, const struct filter_caller *who,
         const struct snapshot_request *rq, json_t **ret_json, struct errmsg *em) MUST_CHECK;
@@ -45,7 +48,8 @@ int snapshots_rollback(struct manager *m, const struct filter_caller *who,
         const struct snapshot_request *rq, snapshot_invalidate_fn *invalidate, void *arg,
         json_t **ret_json, struct errmsg *em) MUST_CHECK;
 int snapshots_clone(struct manager *m, const struct filter_caller *who,
-        const struct snapshot_request *rq, json_t **ret_json, struct errmsg *em) MUST_CHECK;
+        const struct snapshot_request *rq, snapshot_invalidate_fn *invalidate, void *arg,
+        json_t **ret_json, struct errmsg *em) MUST_CHECK;
 
 /* --- without a daemon, too --- */
 int snapshots_list(struct datastore *ds, const struct snapshot_request *rq, gc_progress_fn *fn,

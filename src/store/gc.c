@@ -14,6 +14,12 @@
  * An entry that a walk misses because it was moved was marked where it went.  One removed after it
  * was marked is garbage until the next collection.
  *
+ * Roots are the rows of images and snapshots, and open snapshots that were deleted since.  A root that is
+ * copied while the walk is under way (snapshot.c) is walked as well: its source may be gone before the
+ * walk comes to it, and its new place be behind.  Nodes that a copied root reaches are not
+ * changed or deleted but by the sweep.  Whatever content a pass was told of a node, it skips the node when it
+ * meets it again, so a thousand snapshots cost what they differ by.
+ *
  * Leaves of locked crypto domains, and records that wait for their keys, cannot be looked into.  All
  * segments of such a domain are taken as live; if one of those leaves or records says that it refers
  * to segments of other domains, so are all segments there are.  Nodes are swept all the same.
@@ -58,9 +64,14 @@ struct gc_heal {
 struct gc_marks {
 	struct slotset set;
 	_Atomic bool sweeping; /* unmarked slots may not be shared any more */
-	uint64_t *nodes;       /* one bit a node id below n_nodes; NULL after the first pass */
+	uint64_t *nodes; /* one bit a node id below n_nodes: reached; NULL after the first pass */
+	uint64_t *seen;  /* the same: its content was told; NULL: there are too many */
 	uint64_t n_nodes;
-	uint64_t linger_txg; /* marks_lock; see end_marks(); 0: the pass is not over */
+	pthread_mutex_t roots_lock;
+	struct image_row *roots; /* roots_lock, owned: copied since the walk began, to be walked */
+	size_t n_roots, roots_cap;
+	bool roots_lost, roots_end; /* roots_lock: no memory for one; no more are needed */
+	uint64_t linger_txg;        /* marks_lock; see end_marks(); 0: the pass is not over */
 };
 
 /* What cannot be looked into in this pass: segments of these domains are left alone. */
@@ -165,15 +176,31 @@ static int locked_leaf(void *arg, uint64_t first_chunk, uint32_t domain, bool fo
 
 /* --- mark --- */
 
+static void bit_set(uint64_t *bits, uint64_t i)
+{
+	if (bits)
+		bits[i / 64] |= 1ull << (i % 64);
+}
+
 static int mark_node(void *arg, uint64_t node, unsigned level)
 {
 	struct pass *p = arg;
-	uint64_t *nodes = p->marks->nodes;
+	struct gc_marks *m = p->marks;
 
-	if (!nodes || node >= p->marks->n_nodes)
+	if (node >= m->n_nodes)
 		return 0;
-	nodes[node / 64] |= 1ull << (node % 64);
-	return 0;
+	bit_set(m->nodes, node);
+	return m->seen && m->seen[node / 64] >> (node % 64) & 1;
+}
+
+static void seen_node(void *arg, uint64_t node)
+{
+	struct gc_marks *m = ((struct pass *)arg)->marks;
+
+	if (node >= m->n_nodes)
+		return;
+	bit_set(m->nodes, node);
+	bit_set(m->seen, node);
 }
 
 static int mark_leaf(void *arg, uint64_t first_chunk, const uint64_t *entries)
@@ -190,23 +217,113 @@ static int mark_leaf(void *arg, uint64_t first_chunk, const uint64_t *entries)
 	return p->store->stopping ? -EINTR : 0;
 }
 
-static int mark_image(void *arg, const struct image_row *row)
+static int mark_map(struct pass *p, struct map *map)
 {
-	struct pass *p = arg;
+	static const struct map_walker walker = {mark_node, seen_node, mark_leaf, locked_leaf};
+	const int r = map_walk_with(map, &walker, p);
+
+	p->damaged = p->damaged || r == -EIO;
+	return r == -EIO ? 0 : r;
+}
+
+static int mark_root(struct pass *p, uint64_t image)
+{
 	struct map *map;
-	int r = map_open(p->store->maps, row->image, &map);
+	int r = map_open(p->store->maps, image, &map);
 
 	if (r < 0)
 		return r;
-	r = map_walk_locked(map, mark_node, mark_leaf, locked_leaf, p);
+	r = mark_map(p, map);
 	map_close(map);
-	if (r == -EIO) {
-		p->damaged = true;
-		r = 0;
-	}
 	if (p->progress)
 		p->progress(p->progress_arg, ++p->images_done, p->images_total);
 	return r;
+}
+
+static int mark_image(void *arg, const struct image_row *row)
+{
+	return mark_root(arg, row->image);
+}
+
+/* One that was deleted since the list was read is marked if it is open, and else is garbage. */
+static int mark_snapshot(void *arg, const struct snapshot_row *row)
+{
+	const int r = mark_root(arg, row->id | SNAPSHOT_BIT);
+
+	return r == -ENOENT ? 0 : r;
+}
+
+static int mark_open_snapshot(void *arg, struct image *img)
+{
+	return image_is_snapshot(img) ? mark_map(arg, img->map) : 0;
+}
+
+/* The next root that was copied meanwhile; false: there is none, and from now on none is needed. */
+static bool next_root(struct gc_marks *m, struct image_row *ret_root)
+{
+	pthread_mutex_lock(&m->roots_lock);
+	const bool found = m->n_roots > 0;
+	if (found)
+		*ret_root = m->roots[--m->n_roots];
+	m->roots_end = !found;
+	pthread_mutex_unlock(&m->roots_lock);
+	return found;
+}
+
+static int mark_copied(struct pass *p)
+{
+	struct image_row root;
+	int r = 0;
+
+	while (r == 0 && next_root(p->marks, &root)) {
+		struct map *map;
+		r = map_open_root(p->store->maps, &root, &map);
+		if (r < 0)
+			break;
+		r = mark_map(p, map);
+		map_close(map);
+	}
+	return r == 0 && p->marks->roots_lost ? -ENOMEM : r;
+}
+
+static int mark_all(struct pass *p)
+{
+	struct meta *m = p->store->cfg.meta;
+	int r = m->ops->image_each(m, mark_image, p);
+
+	if (r == 0)
+		r = m->ops->snapshot_each(m, mark_snapshot, p);
+	if (r == 0)
+		r = images_each(p->store, mark_open_snapshot, p);
+	return r == 0 ? mark_copied(p) : r;
+}
+
+static void root_add(struct gc_marks *m, const struct image_row *root)
+{
+	pthread_mutex_lock(&m->roots_lock);
+	if (!m->roots_end && m->n_roots == m->roots_cap) {
+		const size_t cap = MAX(m->roots_cap * 2, 16);
+		struct image_row *roots = realloc(m->roots, cap * sizeof(*roots));
+		if (roots) {
+			m->roots = roots;
+			m->roots_cap = cap;
+		}
+	}
+	if (!m->roots_end && m->n_roots < m->roots_cap)
+		m->roots[m->n_roots++] = *root;
+	else if (!m->roots_end)
+		m->roots_lost = true;
+	pthread_mutex_unlock(&m->roots_lock);
+}
+
+void gc_root_copied(struct store *s, const struct image_row *root)
+{
+	if (!atomic_load(&s->gc.running))
+		return;
+	pthread_rwlock_rdlock(&s->gc.marks_lock);
+	if (s->gc.marks)
+		root_add(s->gc.marks, root);
+	pthread_rwlock_unlock(&s->gc.marks_lock);
 }
 
 /* --- sweep --- */
@@ -358,6 +475,13 @@ static int count_image(void *arg, const struct image_row *row)
 	return 0;
 }
 
+static int count_snapshot(void *arg, const struct snapshot_row *row)
+{
+	(void)row;
+	(*(uint64_t *)arg)++;
+	return 0;
+}
+
 static int run_marked(struct pass *p)
 {
 	struct store *s = p->store;
@@ -370,7 +494,9 @@ static int run_marked(struct pass *p)
 	if (r == 0)
 		r = m->ops->image_each(m, count_image, &p->images_total);
 	if (r == 0)
-		r = m->ops->image_each(m, mark_image, p);
+		r = m->ops->snapshot_each(m, count_snapshot, &p->images_total);
+	if (r == 0)
+		r = mark_all(p);
 	if (r < 0 || s->stopping)
 		return r < 0 ? r : -EINTR;
 	if (p->damaged) {
@@ -392,7 +518,10 @@ static void marks_free(struct gc_marks *m)
 	if (!m)
 		return;
 	slotset_free(&m->set);
+	pthread_mutex_destroy(&m->roots_lock);
+	free(m->roots);
 	free(m->nodes);
+	free(m->seen);
 	free(m);
 }
 
@@ -444,11 +573,14 @@ static int run_pass(struct pass *p, uint64_t after, uint64_t until, bool first, 
 		free(m);
 		return r;
 	}
+	pthread_mutex_init(&m->roots_lock, NULL);
 	p->marks = m;
 	set_marks(s, m);
 	m->n_nodes = maps_next_node(s->maps);
-	if (first && m->n_nodes > 1 && m->n_nodes <= NODES_MAX)
-		m->nodes = calloc(DIV_UP(m->n_nodes, 64), sizeof(*m->nodes));
+	if (m->n_nodes > 1 && m->n_nodes <= NODES_MAX) {
+		m->nodes = first ? calloc(DIV_UP(m->n_nodes, 64), sizeof(*m->nodes)) : NULL;
+		m->seen = calloc(DIV_UP(m->n_nodes, 64), sizeof(*m->seen));
+	}
 	r = run_marked(p);
 	end_marks(s, m, r < 0);
 	return r;

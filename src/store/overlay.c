@@ -345,6 +345,8 @@ int overlay_write(struct image *img, uint64_t off, const void *data, size_t len)
 
 int store_write(struct image *img, uint64_t off, const void *data, size_t len)
 {
+	if (image_is_snapshot(img))
+		return -EROFS;
 	return image_locked(img) ? -ENOKEY : overlay_write(img, off, data, len);
 }
 
@@ -492,6 +494,8 @@ int overlay_punch(struct image *img, uint64_t off, uint64_t len, bool zero)
 
 int store_punch(struct image *img, uint64_t off, uint64_t len, bool zero)
 {
+	if (image_is_snapshot(img))
+		return -EROFS;
 	return image_locked(img) ? -ENOKEY : overlay_punch(img, off, len, zero);
 }
 
@@ -499,7 +503,7 @@ int store_image_delete(struct store *s, uint64_t image)
 {
 	const unsigned g = atomic_load(&s->txg_open) & 1;
 	struct image *img;
-	int r = store_image_open(s, image, &img);
+	int r = image & SNAPSHOT_BIT ? -EROFS : store_image_open(s, image, &img);
 
 	if (r < 0)
 		return r;
@@ -604,6 +608,8 @@ int store_share(struct image *src, uint64_t src_off, struct image *dst, uint64_t
 	int r = 0;
 
 	ASSERT(src_off % CHUNK_SIZE == 0 && dst_off % CHUNK_SIZE == 0 && len % CHUNK_SIZE == 0);
+	if (image_is_snapshot(dst))
+		return -EROFS;
 	if (image_policy(src).domain != image_policy(dst).domain)
 		return -EXDEV;
 	if (image_locked(src) || image_locked(dst))

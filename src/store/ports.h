@@ -44,7 +44,11 @@ struct image_row {
 	uint64_t snap_epoch;  /* nodes born at or before this are shared with a snapshot */
 };
 
-/* A kept root; snapshot.h. */
+/*
+ * A kept root; snapshot.h.  Where the engine takes image ids, SNAPSHOT_BIT | id is a snapshot; images have
+ * ids below that.
+ */
+#define SNAPSHOT_BIT (1ull << 62)
 struct snapshot_row {
 	uint64_t id;    /* 1..2^56 - 1; never used again */
 	uint64_t image; /* that it is of */

@@ -21,6 +21,7 @@
  *	              dies before that, it is not.  An image that is being replaced (rollback, clone) is
  *	              not to be changed until then.
  *	other errors  nothing was done, or will be: the callback has not run or has returned that error.
+ *	-EINVAL: an id that cannot be, a target twice, or one that is a source of the same call;
  *	-EROFS, -EIO, -ENOSPC, -ENOMEM as in store.h; -ENOENT: no such snapshot; -EEXIST: the id is in use;
  *	-ENOKEY: records of the image wait for a key (their changes would be missing).
  * Call without a gate, from any thread.
@@ -56,7 +57,6 @@ static inline uint64_t snapshot_set(uint64_t id)
  * snapshot.  A handle that is open when its snapshot is deleted stays good until it is closed.
  * store_image_stats() and store_foreign_chunks() take such ids, too.  Images have ids below this bit.
  */
-#define SNAPSHOT_BIT (1ull << 62)
 static inline uint64_t snapshot_image(uint64_t id)
 {
 	return id | SNAPSHOT_BIT;
@@ -94,12 +94,12 @@ int store_snapshot_rollback(struct store *s, const struct rollback_ref *refs, si
 
 struct clone_ref {
 	uint64_t source; /* an image as of that instant, or snapshot_image(id) */
-	uint64_t image;  /* what has no content: a new id, or an image that is empty */
+	uint64_t image;  /* a new id, or an existing image, whose content is replaced */
 };
 /*
- * The images' maps become copies of the sources'.  What the target's policy says about its crypto domain
- * is not looked at: to be the source's, or the content is to be moved (store_reseal).  As with
- * rollback, nobody changes the targets meanwhile.  A target that has content: -ENOTEMPTY.
+ * The images' maps become copies of the sources'.  What a target's policy says about its crypto domain
+ * is not looked at: it should name the source's, or the content be moved (store_reseal).  As with
+ * rollback, nobody reads or changes the targets meanwhile.
  */
 int store_clone(struct store *s, const struct clone_ref *refs, size_t n, snapshot_rows_fn *rows,
         void *arg) MUST_CHECK;
@@ -117,14 +117,15 @@ int store_snapshot_get(struct store *s, uint64_t id, struct snapshot_row *ret_ro
 /* All, in order of id; non-zero stops and is returned. */
 int store_snapshot_each(struct store *s, snapshot_row_fn *fn, void *arg) MUST_CHECK;
 
-/* Chunks that only this snapshot refers to: what deleting it would free. */
+/* Chunks that only snapshots of one set refer to: what deleting the set would free. */
 struct snapshot_usage {
-	uint64_t id;            /* in */
-	uint64_t unique_chunks; /* out; 0: no such snapshot, or leaves that are locked */
+	uint64_t id; /* in: a snapshot of the set */
+	uint64_t
+	        unique_chunks; /* out; as far as can be seen: leaves that are locked do not count */
 };
 /*
- * Walks all maps, shared subtrees no more than twice.  Ids that follow each other and are of one set count as
- * one: unique_chunks of the first is what deleting all of those would free, of the others 0.
+ * Walks all maps, shared subtrees no more than twice.  Of entries with the same set that follow each
+ * other, the first gets the number, the others 0.
  */
 int store_snapshot_usage(struct store *s, struct snapshot_usage *usage, size_t n,
         gc_progress_fn *fn, void *arg) MUST_CHECK;
