@@ -26,6 +26,7 @@
 
 #include "base/log.h"
 #include "fs/filter/manager-private.h"
+#include "fs/snapshot/records.h"
 
 #define CHANGE_TRIES 8u
 
@@ -319,6 +320,19 @@ struct wish {
 	uint32_t from, to; /* domain */
 };
 
+/* Encrypting ends with a promise that nothing of it lies in the clear; they would keep that. */
+static int refuse_snapshots(struct change *c, struct errmsg *em)
+{
+	const int r = snapshot_holds(c->m->ds->ns, c->t->ino);
+
+	if (r == 1)
+		return errmsg_set(em, -EBUSY,
+		        "'%s' has snapshots, which would stay in the clear: delete them first "
+		        "(weir snapshot list), or encrypt a clone and delete both",
+		        c->t->path);
+	return r < 0 ? errmsg_set(em, r, "cannot read the snapshots: %s", strerror(-r)) : 0;
+}
+
 /* The item becomes part of c->next. */
 static int attach_item(
         struct change *c, const struct wish *w, struct stack_item *item, struct errmsg *em)
@@ -330,6 +344,11 @@ static int attach_item(
 		r = keys_domain_for(c->m, item_text(item, "key"), &domain, em);
 	if (r < 0)
 		return r;
+	if (c->fi && converts(c, item) && item->class == STAGE_ENCRYPT) {
+		r = refuse_snapshots(c, em);
+		if (r < 0)
+			return r;
+	}
 	c->link = item->link;
 	item->forced = w->force;
 	if (converts(c, item)) {

@@ -81,13 +81,43 @@ static int deletion_rows(void *arg)
 	                       d->s->name, NULL, NULL);
 }
 
+/* A key that was rotated stays while a snapshot needs it: these may be done with. */
+struct domains {
+	uint32_t *ids; /* owned */
+	size_t n;
+};
+
+static bool domains_have(const struct domains *domains, uint32_t id)
+{
+	for (size_t i = 0; i < domains->n; i++)
+		if (domains->ids[i] == id)
+			return true;
+	return false;
+}
+
+static int domains_note(const struct deletion *d, struct domains *domains)
+{
+	domains->ids = calloc(d->n + 1, sizeof(*domains->ids));
+	if (!domains->ids)
+		return -ENOMEM;
+	for (size_t i = 0; i < d->n; i++) {
+		struct image_policy policy;
+		const int r = manager_policy(d->m->ds->ns, snapshot_image(d->keys[i]), &policy);
+		if (r == 0 && policy.domain && !domains_have(domains, policy.domain))
+			domains->ids[domains->n++] = policy.domain;
+	}
+	return 0;
+}
+
 static int deletion_run(struct manager *m, const struct filter_caller *who,
-        const struct snapshot *s, struct errmsg *em)
+        const struct snapshot *s, struct domains *domains, struct errmsg *em)
 {
 	struct deletion d = {.m = m, .who = who, .s = s};
 	int r = ns_record_each(m->ds->ns, RECORD_SNAPSHOT, s->number, 0, deletion_note, &d);
 
 	audit_prepare(who ? who->uid : 0);
+	if (r == 0)
+		r = domains_note(&d, domains);
 	if (r == 0) {
 		pthread_mutex_lock(&m->record_lock);
 		r = store_snapshot_delete(m->ds->store, d.keys, d.n, deletion_rows, &d);
@@ -111,6 +141,7 @@ static int refuse_held(const struct snapshot *s, struct errmsg *em)
 int snapshots_delete(struct manager *m, const struct filter_caller *who,
         const struct snapshot_request *rq, json_t **ret_json, struct errmsg *em)
 {
+	struct domains domains = {0};
 	struct snapshot s = {0};
 
 	if (m->read_only)
@@ -120,8 +151,11 @@ int snapshots_delete(struct manager *m, const struct filter_caller *who,
 	if (r == 0)
 		r = refuse_held(&s, em);
 	if (r == 0)
-		r = deletion_run(m, who, &s, em);
+		r = deletion_run(m, who, &s, &domains, em);
 	pthread_mutex_unlock(&m->lock);
+	for (size_t i = 0; i < domains.n && r == 0; i++)
+		keys_domain_left(m, domains.ids[i]);
+	free(domains.ids);
 	if (r == 0)
 		*ret_json = changed_json(&s);
 	snapshot_release(&s);

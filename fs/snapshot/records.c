@@ -393,6 +393,26 @@ int snapshot_of_image(struct ns *ns, uint64_t ino, const char *name, struct snap
 	return r < 0 ? r : r == 0 ? -ENOENT : 0;
 }
 
+void snapshot_path(struct ns *ns, uint64_t owner, char *buf, size_t cap)
+{
+	const uint64_t key = owner & ~SNAPSHOT_BIT, number = snapshot_set(key);
+	struct bytes_out value;
+	struct snapshot_image si;
+	struct snapshot s;
+
+	snprintf(buf, cap, "snapshot %llu", (unsigned long long)number);
+	if (snapshot_get(ns, number, &s) < 0)
+		return;
+	if (ns_record_get(ns, RECORD_SNAPSHOT, number, key - snapshot_id(number, 0), &value) == 0) {
+		if (snapshot_image_decode(key, value.data, value.len, &si) == 0) {
+			snprintf(buf, cap, "%s@%s", si.path, s.name);
+			snapshot_image_release(&si);
+		}
+		bytes_release(&value);
+	}
+	snapshot_release(&s);
+}
+
 int snapshot_holds(struct ns *ns, uint64_t ino)
 {
 	struct lookup l = {.ns = ns, .ino = ino};
