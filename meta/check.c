@@ -109,6 +109,12 @@ static const struct check_query queries[] = {
         RECORDS_OF_JSON("job"),
         RECORDS_OF_JSON("key"),
         RECORDS_OF_JSON("audit"),
+        RECORDS_OF_JSON("snapshot_set"),
+        {"snapshots",
+                "SELECT 'snapshot ' || (id >> 24) || '.' || (id & 16777215) || ' belongs to no "
+                "set' FROM snapshot WHERE id >> 24 NOT IN (SELECT id FROM snapshot_set)"
+                " UNION ALL SELECT 'snapshot set ' || id || ' has another owner as well' FROM "
+                "snapshot_set GROUP BY id HAVING count(*) > 1"},
         {"numbers of records",
                 "SELECT text || ' is beyond the highest number given out' FROM ("
                 "SELECT 'attachment ' || id AS text, id AS n FROM attachment"
@@ -116,6 +122,7 @@ static const struct check_query queries[] = {
                 " UNION ALL SELECT 'policy ' || id, id FROM policy"
                 " UNION ALL SELECT 'job ' || id, id FROM job"
                 " UNION ALL SELECT 'key ' || id, id FROM key"
+                " UNION ALL SELECT 'snapshot set ' || id, id FROM snapshot_set"
                 " UNION ALL SELECT 'crypto domain ' || owner, owner FROM keyslot)"
                 " WHERE n >= (SELECT next_number FROM datastore)"},
         {"crypto domains",
