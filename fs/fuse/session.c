@@ -195,7 +195,10 @@ int session_probe(struct session *se)
 
 void session_end(struct session *se)
 {
-	pool_end(se->pool);
+	pthread_mutex_lock(&se->lock);
+	if (!se->ended)
+		pool_end(se->pool);
+	pthread_mutex_unlock(&se->lock);
 }
 
 /* --- telling the kernel --- */
