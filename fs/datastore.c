@@ -20,6 +20,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "fs/filter/job.h"
 #include "fs/filter/manager.h"
 #include "fs/lock.h"
 
@@ -206,6 +207,13 @@ static int hook_replay(void *arg, const void *rows, size_t len)
 	return ns_replay(b->ds.ns, rows, len);
 }
 
+static void hook_leaving(void *arg)
+{
+	struct binding *b = arg;
+
+	jobs_leaving(b->ds.ns, b->ds.store);
+}
+
 /* --- opening --- */
 
 static int store_start(struct binding *b, const struct datastore_options *opt,
@@ -216,7 +224,7 @@ static int store_start(struct binding *b, const struct datastore_options *opt,
 	        .io = b->ds.io,
 	        .meta = b->ds.meta,
 	        .keyring = b->ds.keyring,
-	        .hooks = {b, hook_collect, hook_committed, hook_replay, hook_policy},
+	        .hooks = {b, hook_collect, hook_committed, hook_replay, hook_policy, hook_leaving},
 	        .overlay_bytes = opt->overlay_bytes ? opt->overlay_bytes : OVERLAY_DEFAULT_BYTES,
 	        .cache_bytes = b->ds.cache_bytes,
 	        .index_bytes = index_bytes ? index_bytes : INDEX_DEFAULT_BYTES,

@@ -333,13 +333,21 @@ static int wal_write(sqlite3_file *file, const void *buf, int len, sqlite3_int64
 	return r < 0 ? io_failed(v->wal_name, "write", r, SQLITE_IOERR_WRITE) : SQLITE_OK;
 }
 
-/* Zeros from size on, synced. */
+/*
+ * Zeros from size on, synced.  When all goes, the header goes first and for good: everything is in
+ * the database by now, and if the power failed over frames of which some are zeros and some are not,
+ * a recovery that believed the first ones would put old pages in the place of newer ones.
+ */
 static int wal_overwrite(struct dbvfs *v, uint64_t size)
 {
 	static const uint8_t zeros[64 << 10];
 	uint64_t end = 0;
 	int r = io_size(v->wal, &end);
 
+	if (r == 0 && size == 0 && end > 0)
+		r = io_pwrite(v->wal, zeros, MIN((uint64_t)WAL_HEADER_LEN, end), 0);
+	if (r == 0 && size == 0 && end > 0)
+		r = io_sync(v->wal);
 	for (uint64_t off = size; r == 0 && off < end; off += sizeof(zeros))
 		r = io_pwrite(v->wal, zeros, MIN(sizeof(zeros), end - off), off);
 	return r < 0 ? r : io_sync(v->wal);

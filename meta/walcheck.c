@@ -16,7 +16,7 @@
  * The header is synced before any frame is written under it, and written anew only when everything
  * has been copied to the database.  So a bad header is harmless exactly if the last commit frame's
  * page is in the database as it is in the WAL.  A header of 32 zeros before something else is the
- * work of dbvfs_scrub().
+ * work of dbvfs_scrub(), or of a wipe that was cut off (dbvfs.c).
  *
  * Owns nothing; runs on the opening thread.
  */

@@ -75,7 +75,7 @@ static void add_count(struct table *t, const char *label, const json_t *op)
 	table_add(t, n ? text_size(a, json_u64(op, "bytes") / n) : "-");
 	for (unsigned i = 0; i < ARRAY_SIZE(keys); i++) {
 		if (json_u64(l, "samples"))
-			snprintf(a, sizeof(a), "%.1f us", (double)json_u64(l, keys[i]) / 1000);
+			text_ns(a, json_u64(l, keys[i]));
 		table_add(t, json_u64(l, "samples") ? a : "-");
 	}
 }
@@ -355,7 +355,9 @@ static int run_report(struct target *t, const char *image, const struct analytic
 
 	if (code == 0 && a->json)
 		cmd_print_json(json);
-	else if (code == 0 && !a->reset)
+	else if (code == 0 && a->reset)
+		printf("%s: all numbers begin anew\n", image);
+	else if (code == 0)
 		print_report(json);
 	json_decref(json);
 	return code;

@@ -74,7 +74,11 @@ static void entries_print(const json_t *entries)
 		snprintf(text, sizeof(text), "%llu", (unsigned long long)json_u64(e, "seq"));
 		table_add(&t, text);
 		table_add(&t, text_time(text, json_u64(e, "time_ns")));
-		cell(&t, e, "user");
+		/* No process asked for it: a filter raised it, or a job ended. */
+		if (json_u64(e, "pid"))
+			cell(&t, e, "user");
+		else
+			table_add(&t, "weir");
 		cell(&t, e, "action");
 		cell(&t, e, "target");
 		cell(&t, e, "type");

@@ -37,6 +37,8 @@ static int file_add(void *arg, const char *name, bool is_dir)
 	struct table_reader *tr = arg;
 	struct check_file file = {0};
 
+	if (!is_dir && segment_name_gone_parse(name, &file.id, &file.gen) == 0)
+		return 0; /* a wipe was cut off; the next mount ends it */
 	if (is_dir || segment_name_parse(name, &file.id, &file.gen) < 0) {
 		finding_add(&tr->c->findings, FINDING_ORPHAN_SEGMENT, SEVERITY_NOTE,
 		        "'%s' among the segment files is not one of weir's", name);

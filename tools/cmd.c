@@ -262,13 +262,15 @@ static const struct command *word_find(
 		if (!strcmp(names[i], word))
 			return table[i];
 	}
-	const char *near = word_near(word, names);
+	const char *near = word_near(word, names), *space = *prefix ? " " : "";
+	const int len = (int)strlen(prefix) - (*prefix ? 1 : 0); /* it ends in a blank */
 	if (near)
 		cmd_fail(WEIR_EXIT_USAGE,
-		        "unknown command '%s%s', did you mean '%s%s'? (see 'weir help')", prefix,
-		        word, prefix, near);
+		        "unknown command '%s%s', did you mean '%s%s'? (see 'weir help%s%.*s')",
+		        prefix, word, prefix, near, space, len, prefix);
 	else
-		cmd_fail(WEIR_EXIT_USAGE, "unknown command '%s%s' (see 'weir help')", prefix, word);
+		cmd_fail(WEIR_EXIT_USAGE, "unknown command '%s%s' (see 'weir help%s%.*s')", prefix,
+		        word, space, len, prefix);
 	return NULL;
 }
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "fs/control/text.h"
+#include "stage/stack.h"
 #include "tools/filter-commands.h"
 #include "tools/filter.h"
 #include "tools/print.h"
@@ -71,6 +72,8 @@ static int change_run(const struct command *cmd, int argc, char **argv, const ch
 		code = cmd_args_check(cmd, argc, argv, args, min, max);
 	if (code)
 		return code;
+	if (!strcmp(op, "filter-attach") && !stage_type_find(argv[optind + 1]))
+		return filter_type_unknown(argv[optind + 1]);
 	const bool as_json = opt.as_json;
 	opt.as_json = false; /* printed by note_failures */
 	struct filter_call call = {

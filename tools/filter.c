@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "fs/control/text.h"
+#include "stage/stack.h"
 #include "tools/filter-commands.h"
 #include "tools/print.h"
 
@@ -88,9 +89,19 @@ const char *filter_target_name(char *buf, size_t len, const json_t *json)
 	return *target ? text_name(buf, len, target) : "the datastore";
 }
 
+static bool is_in(const json_t *list, const char *text)
+{
+	const json_t *item;
+	size_t i;
+
+	json_array_foreach(list, i, item) if (!strcmp(json_string_value(item), text)) return true;
+	return false;
+}
+
 char *filter_settings_line(const json_t *stage, char *buf, size_t len)
 {
 	json_t *settings = json_object_get(stage, "settings");
+	const json_t *given = json_object_get(stage, "given"); /* not in a policy: all are */
 	const char *key;
 	json_t *value;
 	size_t at = 0;
@@ -98,6 +109,8 @@ char *filter_settings_line(const json_t *stage, char *buf, size_t len)
 	buf[0] = '\0';
 	json_object_foreach(settings, key, value)
 	{
+		if (given && !is_in(given, key))
+			continue;
 		const char *text = json_string_value(value);
 		const int n = snprintf(
 		        buf + at, len - at, "%s%s=%s", at ? " " : "", key, text ? text : "");
@@ -110,24 +123,49 @@ char *filter_settings_line(const json_t *stage, char *buf, size_t len)
 
 int filter_changes_code;
 
+int filter_type_unknown(const char *name)
+{
+	const char *names[STACK_LINKS_MAX + 1] = {0};
+	const struct stage_type *type;
+	char shown[64];
+
+	for (unsigned i = 0; i < STACK_LINKS_MAX && (type = stage_type_at(i)); i++)
+		names[i] = type->name;
+	const char *near = word_near(name, names);
+	text_name(shown, sizeof(shown), name);
+	if (near)
+		return cmd_fail(WEIR_EXIT_FAILED,
+		        "there is no filter type '%s', did you mean '%s'?", shown, near);
+	return cmd_fail(
+	        WEIR_EXIT_FAILED, "there is no filter type '%s' (weir filter types)", shown);
+}
+
+/* "web.raw: attached throttle:8". */
+static void change_print(const json_t *item, const char *verb)
+{
+	const unsigned long long link = json_u64(item, "link");
+	const char *type = json_text(item, "type"), *state = json_text(item, "state");
+	char name[512];
+
+	printf("%s: %s", filter_target_name(name, sizeof(name), item), verb);
+	if (*type && link)
+		printf(" %s:%llu", type, link);
+	if (strstr(state, "converting"))
+		printf("; data that was there is being rewritten in the background ('weir filter "
+		       "list' shows how far)");
+	else if (json_is_true(json_object_get(item, "converted")) && !strcmp(type, "encrypt") &&
+	         !strcmp(state, "active"))
+		printf("; no plaintext of it is left in the datastore");
+	putchar('\n');
+}
+
 void filter_changes_print(const json_t *json, const char *verb)
 {
 	char name[512], text[ERRMSG_LEN];
 	const json_t *item;
 	size_t i;
 
-	json_array_foreach(json_object_get(json, "changed"), i, item)
-	{
-		const char *state = json_text(item, "state");
-		const unsigned long long link = json_u64(item, "link");
-		printf("%s: %s", filter_target_name(name, sizeof(name), item), verb);
-		if (link)
-			printf(", link %llu", link);
-		if (strstr(state, "converting"))
-			printf("; data that was there is being rewritten in the background ('weir "
-			       "filter list' shows how far)");
-		putchar('\n');
-	}
+	json_array_foreach(json_object_get(json, "changed"), i, item) change_print(item, verb);
 	fflush(stdout);
 	json_array_foreach(json_object_get(json, "failed"), i, item)
 	{

@@ -32,7 +32,9 @@ int filter_call_run(struct filter_call *call, const char *target, target_print_f
 const char *filter_target_name(char *buf, size_t len, const json_t *json);
 /* "changed" and "failed" lists of an answer; verb: "attached".  Used as target_print_fn's body. */
 void filter_changes_print(const json_t *json, const char *verb);
+/* Reports that there is no such type, with one that is probably meant; returns WEIR_EXIT_FAILED. */
+int filter_type_unknown(const char *name);
 /* WEIR_EXIT_FAILED when something is in the "failed" list. */
 extern int filter_changes_code;
-/* One stage's settings on a line: "iops=1000 group=web". */
+/* One stage's settings on a line, those that were given: "iops=1000 group=web". */
 char *filter_settings_line(const json_t *stage, char *buf, size_t len);

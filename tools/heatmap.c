@@ -153,6 +153,19 @@ static void text_line(const struct text_map *t, unsigned line, double max, FILE 
 	fprintf(out, " %10.0f %10.0f\n", line_total(t, line, 0), line_total(t, line, 1));
 }
 
+/* Under the map: its span; both ends where there is room for them. */
+static void text_axis(const struct text_map *t, FILE *out)
+{
+	char age[TEXT_LEN];
+
+	text_duration(age, (uint64_t)(t->m->column_seconds * t->m->columns));
+	if (t->width >= strlen(age) + 12)
+		fprintf(out, "%10s ^ %s ago%*s\n", "", age, (int)(t->width - strlen(age) - 6),
+		        "now");
+	else
+		fprintf(out, "%10s ^ %s ago until now\n", "", age);
+}
+
 void heatmap_text(const struct heatmap *m, unsigned lines, unsigned width, bool utf8, FILE *out)
 {
 	static const char *const blocks[] = {" ", "·", "░", "▒", "▓", "█"};
@@ -174,8 +187,5 @@ void heatmap_text(const struct heatmap *m, unsigned lines, unsigned width, bool 
 	fprintf(out, "%10s %-*s %10s %10s\n", "OFFSET", (int)t.width, "", "READS", "WRITES");
 	for (unsigned l = 0; l < t.lines; l++)
 		text_line(&t, l, max, out);
-	char age[TEXT_LEN];
-	fprintf(out, "%10s ^ %s ago%*s\n", "",
-	        text_duration(age, (uint64_t)(m->column_seconds * m->columns)),
-	        (int)MAX((int)t.width - (int)strlen(age) - 6, 1), "now");
+	text_axis(&t, out);
 }

@@ -19,7 +19,10 @@ static void option_print(const struct cmd_option *o)
 		n += snprintf(left + n, sizeof(left) - (size_t)n, "--%s", o->name);
 	if (o->arg)
 		snprintf(left + n, sizeof(left) - (size_t)n, " %s", o->arg);
-	printf("  %-24s %s\n", left, o->help);
+	if (strlen(left) > 24)
+		printf("  %s\n  %-24s %s\n", left, "", o->help);
+	else
+		printf("  %-24s %s\n", left, o->help);
 }
 
 static bool is_program(const struct command *cmd)
@@ -34,7 +37,7 @@ static void list_print(const struct command *const *table)
 	for (size_t i = 0; table[i]; i++)
 		width = MAX(width, (int)strlen(table[i]->name));
 	for (size_t i = 0; table[i]; i++)
-		printf("  %-*s %s\n", width, table[i]->name, table[i]->summary);
+		printf("  %-*s  %s\n", width, table[i]->name, table[i]->summary);
 }
 
 void cmd_help_print(const struct command *cmd)

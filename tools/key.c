@@ -115,9 +115,11 @@ static void print_rotated(const struct key_args *a, const json_t *json)
 	        a->wait ? "moved to it" : "to be moved to it (weir status shows how far)");
 	for (size_t i = 0; i < json_array_size(dropped); i++) {
 		const json_t *slot = json_array_get(dropped, i);
-		printf("slot %llu (%s) does not open it: add it again (weir key add %s %s)\n",
-		        (unsigned long long)json_u64(slot, "slot"), json_text(slot, "kind"),
-		        a->target, a->name);
+		const char *kind = json_text(slot, "kind");
+		printf("slot %llu (%s) does not open it: %s (weir key %s %s %s)\n",
+		        (unsigned long long)json_u64(slot, "slot"), kind,
+		        strcmp(kind, "recovery") ? "add it again" : "make a new one",
+		        strcmp(kind, "recovery") ? "add" : "recovery", a->target, a->name);
 	}
 }
 

@@ -47,10 +47,12 @@ static void stages_print(const json_t *stages)
 	const json_t *stage;
 	size_t i;
 
+	if (json_array_size(stages) == 0)
+		printf("    (no filters)\n");
 	json_array_foreach(stages, i, stage)
 	{
 		filter_settings_line(stage, line, sizeof(line));
-		printf("    %-12s %s\n", json_text(stage, "type"),
+		printf("    %-*s%s%s\n", *line ? 12 : 0, json_text(stage, "type"), *line ? " " : "",
 		        text_name(name, sizeof(name), line));
 	}
 }
@@ -94,7 +96,9 @@ static const struct command cmd_policy_apply = {
         .name = "policy apply",
         .synopsis = "TARGET NAME [--force] [--recursive] [--json]",
         .summary = "Make a stack what the policy says",
-        .details = "Stages that the policy lacks are detached, others attached or set.",
+        .details = "Stages that the policy lacks are detached, others attached or set.  One that "
+                   "transforms\n"
+                   "stored data, such as encrypt, is detached with --force only.",
         .options = apply_options,
         .run = apply_run,
 };
@@ -113,6 +117,8 @@ static void list_print(const struct target *t, const json_t *json)
 	const json_t *policy;
 	size_t i;
 
+	if (json_array_size(json_object_get(json, "policies")) == 0)
+		printf("no policies (weir policy save TARGET NAME)\n");
 	json_array_foreach(json_object_get(json, "policies"), i, policy)
 	{
 		printf("%s (saved %s)\n", text_name(name, sizeof(name), json_text(policy, "name")),

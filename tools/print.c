@@ -66,6 +66,25 @@ char *text_duration(char buf[TEXT_LEN], uint64_t seconds)
 	return buf;
 }
 
+char *text_ns(char buf[TEXT_LEN], uint64_t ns)
+{
+	static const char *const units[] = {"us", "ms", "s"};
+	double value = (double)ns / 1e3;
+	size_t u = 0;
+
+	if (ns >= 100 * NS_PER_SEC)
+		return text_duration(buf, ns / NS_PER_SEC);
+	/* 999.5 and more would be shown as 1000. */
+	for (; value >= 999.5 && u + 1 < ARRAY_SIZE(units); u++)
+		value /= 1e3;
+	snprintf(buf, TEXT_LEN, "%.*f %s",
+	        value < 9.995   ? 2
+	        : value < 99.95 ? 1
+	                        : 0,
+	        value, units[u]);
+	return buf;
+}
+
 char *text_time(char buf[TEXT_LEN], uint64_t wall_ns)
 {
 	const time_t t = (time_t)(wall_ns / NS_PER_SEC);
@@ -156,6 +175,14 @@ static void cell_print(FILE *out, const char *cell, int width, bool right, bool 
 	fputs(last ? "\n" : "  ", out);
 }
 
+/* How many cells of a row are printed: no blanks at the end of a line. */
+static size_t row_len(char **row, size_t columns)
+{
+	while (columns > 1 && !*row[columns - 1])
+		columns--;
+	return columns;
+}
+
 void table_print(const struct table *t, FILE *out)
 {
 	const size_t columns = strlen(t->align);
@@ -168,9 +195,12 @@ void table_print(const struct table *t, FILE *out)
 	}
 	for (size_t i = 0; i < t->n; i++)
 		widths[i % columns] = MAX(widths[i % columns], cell_width(t->cells[i]));
-	for (size_t i = 0; i < t->n; i++)
-		cell_print(out, t->cells[i], widths[i % columns], t->align[i % columns] == 'r',
-		        i % columns == columns - 1);
+	for (size_t row = 0; row + columns <= t->n; row += columns) {
+		const size_t n = row_len(t->cells + row, columns);
+		for (size_t i = 0; i < n; i++)
+			cell_print(
+			        out, t->cells[row + i], widths[i], t->align[i] == 'r', i == n - 1);
+	}
 }
 
 void table_release(struct table *t)

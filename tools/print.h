@@ -19,6 +19,8 @@ char *text_count(char buf[TEXT_LEN], uint64_t n, const char *noun);
 char *text_share(char buf[TEXT_LEN], double share);
 /* "1 min 5 s", "3 h 20 min", "12 d 4 h". */
 char *text_duration(char buf[TEXT_LEN], uint64_t seconds);
+/* A latency or a wait: "0.54 us", "233 us", "3.90 ms", "1.50 s", "2 min 5 s". */
+char *text_ns(char buf[TEXT_LEN], uint64_t ns);
 /* Local time of a wall clock in ns, "2024-05-01 12:00:00"; "never" for 0. */
 char *text_time(char buf[TEXT_LEN], uint64_t wall_ns);
 /*

@@ -100,15 +100,15 @@ static const char *item_target(char *buf, size_t len, const json_t *item)
 	return *target ? text_name(buf, len, target) : "the datastore";
 }
 
-static void print_unopenable(const json_t *list)
+static void print_reasons(const char *label, const json_t *list)
 {
 	char name[512], text[ERRMSG_LEN];
 	const json_t *item;
 	size_t i;
 
-	json_array_foreach(list, i, item) printf("%-13s %s: %s\n", i ? "" : "does not open",
-	        item_target(name, sizeof(name), item),
-	        text_name(text, sizeof(text), json_text(item, "reason")));
+	json_array_foreach(list, i, item)
+	        printf("%-13s %s: %s\n", i ? "" : label, item_target(name, sizeof(name), item),
+	                text_name(text, sizeof(text), json_text(item, "reason")));
 }
 
 static void print_jobs(const json_t *list)
@@ -149,7 +149,8 @@ static void status_print(const struct target *t, const json_t *json)
 		printf("%-13s %s: %s\n", "health", health, text_name(text, sizeof(text), why));
 	else
 		print_line("health", *health ? health : "unknown");
-	print_unopenable(json_object_get(json, "unopenable"));
+	print_reasons("does not open", json_object_get(json, "unopenable"));
+	print_reasons("quarantined", json_object_get(json, "quarantine"));
 	print_jobs(json_object_get(json, "jobs"));
 	print_alerts(json_object_get(json, "alerts"));
 }

@@ -18,6 +18,7 @@ struct apply {
 	const struct filter_caller *who;
 	const struct filter_change *c;
 	const struct stage_type *type; /* attach */
+	bool where_attached;           /* set, detach: recursively, only what has the filter */
 	json_t *changed, *failed;      /* owned */
 	struct waiting {
 		uint64_t ino, link;
@@ -62,6 +63,9 @@ static int changed_note(struct apply *a, const struct target *t, const struct ch
 	json_t *entry = json_pack("{s:o, s:I, s:s}", "target", text_json(t->path), "link",
 	        (json_int_t)res->link, "state", res->state);
 
+	if (entry && (a->type || a->where_attached)) /* not of a policy, which is several */
+		json_object_set_new(
+		        entry, "type", json_stringn(a->c->type, strcspn(a->c->type, ":")));
 	if (json_array_append_new(a->changed, entry) < 0)
 		return -ENOMEM;
 	if (strncmp(res->state, "converting", 10))
@@ -95,10 +99,21 @@ static int apply_below(struct apply *a, const struct target *top, apply_fn *fn, 
 		r = fn(a, &t, &res, &why);
 		if (r == -ESHUTDOWN)
 			break;
+		if (r == -ENOENT && a->where_attached) {
+			r = 0;
+			continue;
+		}
 		r = r < 0 ? failed_note(a, &t, r, &why) : changed_note(a, &t, &res);
 	}
 	target_list_release(&l);
-	return r < 0 ? errmsg_set(em, r, "out of memory") : 0;
+	if (r < 0)
+		return errmsg_set(em, r, "out of memory");
+	if (a->where_attached && !json_array_size(a->changed) && !json_array_size(a->failed))
+		return errmsg_set(em, -ENOENT,
+		        "filter '%s' is not attached to '%s' nor to anything in it (weir filter "
+		        "list)",
+		        a->c->type, *top->path ? top->path : a->m->ds->dir);
+	return 0;
 }
 
 static int apply_all(struct apply *a, apply_fn *fn, struct errmsg *em)
@@ -131,7 +146,8 @@ static int wait_one(
 
 	if (r < 0)
 		return r;
-	return json_object_set_new(w->entry, "state", json_string(out ? "gone" : "active")) < 0
+	return json_object_set_new(w->entry, "state", json_string(out ? "gone" : "active")) < 0 ||
+	                       json_object_set_new(w->entry, "converted", json_true()) < 0
 	               ? -ENOMEM
 	               : 0;
 }
@@ -173,11 +189,25 @@ static int attach_one(
 	        a->c->force, ret_res, em);
 }
 
+static int set_asked(struct apply *a, const struct target *t, const char *name,
+        const char *const *settings, unsigned n, bool replace, struct change_result *ret_res,
+        struct errmsg *em)
+{
+	struct vnode *file;
+	int r = consent_open(a->m, t, name, &file, em);
+
+	if (r < 0)
+		return r;
+	r = change_set(a->m, a->who, t, name, settings, n, replace, ret_res, em);
+	if (file)
+		vfs_release(a->m->vfs, file);
+	return r;
+}
+
 static int set_one(
         struct apply *a, const struct target *t, struct change_result *ret_res, struct errmsg *em)
 {
-	return change_set(
-	        a->m, a->who, t, a->c->type, a->c->settings, a->c->n_settings, false, ret_res, em);
+	return set_asked(a, t, a->c->type, a->c->settings, a->c->n_settings, false, ret_res, em);
 }
 
 static int detach_one(
@@ -201,7 +231,7 @@ int manager_attach(struct manager *m, const struct filter_caller *who,
 int manager_set(struct manager *m, const struct filter_caller *who, const struct filter_change *c,
         json_t **ret_json, struct errmsg *em)
 {
-	struct apply a = {.m = m, .who = who, .c = c};
+	struct apply a = {.m = m, .who = who, .c = c, .where_attached = true};
 
 	if (c->n_settings == 0)
 		return errmsg_set(em, -EINVAL, "nothing to set (write key=value)");
@@ -212,7 +242,7 @@ int manager_detach(struct manager *m, const struct filter_caller *who,
         const struct filter_change *c, gc_progress_fn *fn, void *arg, json_t **ret_json,
         struct errmsg *em)
 {
-	struct apply a = {.m = m, .who = who, .c = c};
+	struct apply a = {.m = m, .who = who, .c = c, .where_attached = true};
 
 	return apply(&a, detach_one, fn, arg, ret_json, em);
 }
@@ -319,9 +349,8 @@ static unsigned policy_count(const struct policy *p, const char *type)
 	return n;
 }
 
-static int policy_stage(struct manager *m, const struct filter_caller *who, const struct target *t,
-        const struct manifest *mf, const struct policy *p, unsigned i, bool force,
-        struct change_result *res, struct errmsg *em)
+static int policy_stage(struct apply *a, const struct target *t, const struct manifest *mf,
+        const struct policy *p, unsigned i, struct change_result *res, struct errmsg *em)
 {
 	const struct policy_stage *st = &p->stages[i];
 	const int at = nth_of_type(mf, st->type, policy_nth(p, i));
@@ -330,17 +359,30 @@ static int policy_stage(struct manager *m, const struct filter_caller *who, cons
 	if (at >= 0) {
 		snprintf(name, sizeof(name), "%s:%llu", st->type,
 		        (unsigned long long)mf->plan.items[at].link);
-		return change_set(m, who, t, name, st->settings, st->n_settings, true, res, em);
+		return set_asked(a, t, name, st->settings, st->n_settings, true, res, em);
 	}
 	const struct stage_type *type = stage_type_find(st->type);
 	if (!type)
 		return errmsg_set(em, -EINVAL, "there is no filter type '%s'", st->type);
-	return change_attach(m, who, t, type, st->settings, st->n_settings, force, res, em);
+	return change_attach(
+	        a->m, a->who, t, type, st->settings, st->n_settings, a->c->force, res, em);
 }
 
-static int policy_detach(struct manager *m, const struct filter_caller *who, const struct target *t,
-        const struct manifest *mf, const struct policy *p, bool force, struct change_result *res,
-        struct errmsg *em)
+/* A policy that was saved for its cache settings is not to decrypt what it is applied to. */
+static int policy_spares(const struct apply *a, const struct policy *p,
+        const struct stack_item *item, struct errmsg *em)
+{
+	if (a->c->force || item->state == STACK_CONVERTING_OUT ||
+	        !(item->capabilities & STAGE_TRANSFORMS))
+		return 0;
+	return errmsg_set(em, -EPERM,
+	        "policy '%s' lacks filter '%s', which transforms the stored data: detach that "
+	        "first, or apply the policy with --force",
+	        p->name, item->type_name);
+}
+
+static int policy_detach(struct apply *a, const struct target *t, const struct manifest *mf,
+        const struct policy *p, struct change_result *res, struct errmsg *em)
 {
 	int r = 0;
 
@@ -354,7 +396,9 @@ static int policy_detach(struct manager *m, const struct filter_caller *who, con
 			continue;
 		snprintf(name, sizeof(name), "%s:%llu", item->type_name,
 		        (unsigned long long)item->link);
-		r = change_detach(m, who, t, name, force, res, em);
+		r = policy_spares(a, p, item, em);
+		if (!r)
+			r = change_detach(a->m, a->who, t, name, a->c->force, res, em);
 	}
 	return r;
 }
@@ -375,9 +419,9 @@ static int policy_one(
 
 	if (r < 0)
 		return r;
-	r = policy_detach(a->m, a->who, t, mf, p, a->c->force, &res, em);
+	r = policy_detach(a, t, mf, p, &res, em);
 	for (unsigned i = 0; i < p->n && !r; i++)
-		r = policy_stage(a->m, a->who, t, mf, p, i, a->c->force, &res, em);
+		r = policy_stage(a, t, mf, p, i, &res, em);
 	manifest_free(mf);
 	if (!r)
 		*ret_res = res;

@@ -130,7 +130,9 @@ static json_t *chunk_cost_json(const struct listing *l, enum stage_class class)
 	}
 	a.mean_ns = ops ? ns / ops : 0;
 	a.cpu_seconds = (double)ns / (double)NS_PER_SEC;
-	a.share = c->commit_ns ? (double)ns / (double)c->commit_ns : 0.0;
+	/* Several threads work on a commit, so their time together may exceed the commit's. */
+	const uint64_t all_ns = MAX(c->commit_ns, c->dedupe_ns + c->compress_ns + c->encrypt_ns);
+	a.share = all_ns ? (double)ns / (double)all_ns : 0.0;
 	return cost_json(ops, bytes, &a);
 }
 
@@ -352,12 +354,23 @@ int manager_list(struct manager *m, const char *target, json_t **ret_json, struc
 	return list_report(m->ds, m, target, ret_json, em);
 }
 
-static json_t *whole_json(const struct listing *l)
+/* CPU time is that of the stages; what is below them is not measured by request. */
+static json_t *whole_json(const struct listing *l, double *ret_below_share)
 {
-	struct stage_account a;
+	struct stage_account a, one;
+	double share = 0;
 
 	if (pipeline_account(l->fi->pipeline, 0, &a) < 0)
 		memset(&a, 0, sizeof(a));
+	for (unsigned i = 0; i < l->mf->plan.n; i++) {
+		const struct stack_item *item = &l->mf->plan.items[i];
+		if (item->capabilities & STAGE_CHUNKS ||
+		        pipeline_account(l->fi->pipeline, item->link, &one) < 0)
+			continue;
+		a.cpu_seconds += one.cpu_seconds;
+		share += one.share;
+	}
+	*ret_below_share = a.samples ? MAX(1 - share, 0.0) : 0;
 	return cost_json(requests_of(&a), a.bytes_read + a.bytes_written, &a);
 }
 
@@ -365,16 +378,22 @@ int manager_cost(struct manager *m, const char *target, json_t **ret_json, struc
 {
 	struct listing l = {.ds = m->ds, .m = m, .cost = true};
 	json_t *json = NULL;
+	double below = 0;
 	int r = listing_begin(&l, target, em);
 
+	if (!r && l.t.dir)
+		r = errmsg_set(em, -EISDIR, "%s%s%s is no image: costs are counted of one image",
+		        *target ? "'" : "", *target ? target : "the datastore", *target ? "'" : "");
 	if (!r && !l.fi)
-		r = errmsg_set(em, l.t.dir ? -EISDIR : -ENODATA,
+		r = errmsg_set(em, -ENODATA,
 		        "'%s' is not open: costs are counted while an image is in use", target);
 	if (!r)
 		r = implicit_add(l.mf);
-	if (!r)
-		json = json_pack("{s:o, s:o, s:o}", "target", text_json(l.t.path), "whole",
-		        whole_json(&l), "stages", stages_json(&l));
+	if (!r) {
+		json_t *whole = whole_json(&l, &below);
+		json = json_pack("{s:o, s:o, s:{s:f}, s:o}", "target", text_json(l.t.path), "whole",
+		        whole, "storage", "share", below, "stages", stages_json(&l));
+	}
 	listing_end(&l);
 	if (!r && !json)
 		r = errmsg_set(em, -ENOMEM, "out of memory");
@@ -418,6 +437,11 @@ int filter_report_audit(struct datastore *ds, const char *target, bool verify, c
 		r = verdict_add(ds->ns, expect, json);
 	if (r < 0) {
 		json_decref(json);
+		if (r == -EIO)
+			return errmsg_set(em, r,
+			        "cannot read the audit trail: its pages in '%s' fail their "
+			        "checksums: damaged, or changed by another program (weir check)",
+			        META_NAME);
 		return errmsg_set(em, r, "cannot read the audit trail: %s", strerror(-r));
 	}
 	*ret_json = json;

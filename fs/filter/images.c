@@ -430,5 +430,6 @@ struct vfs_filters manager_filters(struct manager *m)
 	        .inherit = hook_inherit,
 	        .collect = hook_collect,
 	        .read_only = hook_read_only,
+	        .may_remove = consent_removal,
 	};
 }

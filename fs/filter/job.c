@@ -107,6 +107,20 @@ static struct job **job_at(struct jobs *jobs, uint64_t ino, uint64_t link)
 	return at;
 }
 
+/* What the jobs leave: files of those domains are overwritten whenever they go. */
+static void leaving_update(struct jobs *jobs)
+{
+	struct store *store = jobs->m->ds->store;
+	bool more = false;
+
+	for (const struct job *job = jobs->first; job; job = job->next) {
+		store_leaving(store, job->from, job->n_from, more);
+		more = true;
+	}
+	if (!more)
+		store_leaving(store, NULL, 0, false);
+}
+
 static int job_add(struct jobs *jobs, const struct job *job)
 {
 	struct job **at = job_at(jobs, job->ino, job->link);
@@ -128,6 +142,7 @@ int jobs_add(struct jobs *jobs, const struct job *job)
 {
 	pthread_mutex_lock(&jobs->lock);
 	const int r = job_add(jobs, job);
+	store_leaving(jobs->m->ds->store, job->from, job->n_from, true);
 	pthread_cond_broadcast(&jobs->cond);
 	pthread_mutex_unlock(&jobs->lock);
 	return r;
@@ -163,6 +178,7 @@ static void job_remove(struct jobs *jobs, struct job *job)
 
 	*at = job->next;
 	free(job);
+	leaving_update(jobs);
 }
 
 /* --- the thread --- */
@@ -295,6 +311,23 @@ static int row_take(void *arg, uint64_t owner, uint64_t id, const void *value, s
 		return 0; /* nothing that others need */
 	}
 	return jobs_add(jobs, &job);
+}
+
+static int row_leaving(void *arg, uint64_t owner, uint64_t id, const void *value, size_t len)
+{
+	struct job job = {.ino = owner, .link = id};
+
+	if (job_decode(value, len, &job) == 0)
+		store_leaving(arg, job.from, job.n_from, true);
+	return 0;
+}
+
+void jobs_leaving(struct ns *ns, struct store *store)
+{
+	const int r = ns_record_each_owner(ns, RECORD_JOB, row_leaving, store);
+
+	if (r < 0)
+		log_error("cannot read the jobs: %s", strerror(-r));
 }
 
 int jobs_start(struct jobs *jobs, struct errmsg *em)

@@ -24,6 +24,7 @@
 
 struct manager;
 struct jobs;
+struct ns;
 
 enum job_what { JOB_CONVERT, JOB_RESEAL };
 
@@ -56,6 +57,9 @@ int jobs_start(struct jobs *jobs, struct errmsg *em) MUST_CHECK;
 /* The job that runs ends at its next step; waits end with -ESHUTDOWN.  Accepts NULL. */
 void jobs_stop(struct jobs *jobs);
 void jobs_free(struct jobs *jobs); /* stopped; accepts NULL */
+
+/* Tells a store that has just been opened what domains the jobs of the rows leave.  Any thread. */
+void jobs_leaving(struct ns *ns, struct store *store);
 
 /* The row's text, malloc'ed; NULL: no memory. */
 char *job_encode(const struct job *job);

@@ -6,7 +6,8 @@
  * slots before the key that counts on them.  What comes into the keyring comes before the rows that
  * tell of it, and is taken back if they cannot be put.
  *
- * The rows of a slot that is removed leave meta.db for good (rows-apply.c).  It does not help
+ * The rows of a slot that is removed leave meta.db, its WAL and the intent log for good, before the
+ * command returns.  It does not help
  * against somebody who copied the datastore before: whoever knows the removed secret opens the copy.
  * Rotating the key does, for what is written from then on.
  */
@@ -15,6 +16,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "fs/filter/keys-private.h"
 #include "store/snapshot.h"
 
@@ -39,6 +41,17 @@ int keys_number(struct keys *k, uint32_t *ret_number, struct errmsg *em)
 		return errmsg_set(em, -ENOSPC, "the datastore has no numbers left for keys");
 	*ret_number = (uint32_t)number;
 	return 0;
+}
+
+void keys_wipe_rows(struct keys *k)
+{
+	const int r = k->env.wipe_rows(k->env.arg);
+
+	if (r < 0)
+		log_error("what removed key slots held cannot be overwritten (%s): copies of them "
+		          "may "
+		          "stay in the intent log and in meta.db-wal for some time",
+		        strerror(-r));
 }
 
 /* --- create --- */
@@ -326,6 +339,8 @@ int key_remove(struct keys *k, const struct filter_caller *who, const char *name
 	if (r == 0)
 		r = remove_slot(k, who, &key, slot, em);
 	pthread_mutex_unlock(&k->op_lock);
+	if (r == 0)
+		keys_wipe_rows(k);
 	return r;
 }
 
@@ -393,5 +408,7 @@ int key_delete(struct keys *k, const struct filter_caller *who, const char *name
 	if (r == 0)
 		r = k->env.flush(k->env.arg);
 	pthread_mutex_unlock(&k->op_lock);
+	if (r == 0)
+		keys_wipe_rows(k);
 	return r;
 }

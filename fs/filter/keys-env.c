@@ -49,6 +49,13 @@ static int env_flush(void *arg)
 	return rows_flush(arg);
 }
 
+static int env_wipe_rows(void *arg)
+{
+	const struct manager *m = arg;
+
+	return store_wipe_rows(m->ds->store);
+}
+
 static int env_domain_unlocked(void *arg, uint32_t domain)
 {
 	const struct manager *m = arg;
@@ -114,6 +121,7 @@ int keys_new(struct manager *m, struct keys **ret_keys, struct errmsg *em)
 	        .audit = env_audit,
 	        .end = env_end,
 	        .flush = env_flush,
+	        .wipe_rows = env_wipe_rows,
 	        .protect = keyring_protect,
 	        .domain_unlocked = env_domain_unlocked,
 	        .domain_lock = env_domain_lock,
@@ -140,11 +148,16 @@ int keys_check_domain(struct manager *m, uint32_t domain, struct errmsg *em)
 void keys_domain_left(struct manager *m, uint32_t domain)
 {
 	struct keys *k = m->keys;
+	struct named_key key;
 
 	pthread_mutex_lock(&k->op_lock);
+	const bool known = keys_find_domain(k, domain, &key) == 0;
 	if (key_domain_settle(k, domain) < 0)
 		log_note("crypto domain %u is given up when its key is unlocked next", domain);
+	const bool gone = known && keys_find_domain(k, domain, &key) < 0;
 	pthread_mutex_unlock(&k->op_lock);
+	if (gone)
+		keys_wipe_rows(k);
 }
 
 /* --- a key file --- */

@@ -47,6 +47,7 @@ struct keys_env {
 	        const char *key, const char *old_value, const char *new_value);
 	void (*end)(void *arg);
 	int (*flush)(void *arg);           /* rows so far are durable */
+	int (*wipe_rows)(void *arg);       /* what deleted rows held is overwritten */
 	int (*protect)(struct errmsg *em); /* keyring_protect */
 	/* The store's part of unlocking and locking a domain (store.h). */
 	int (*domain_unlocked)(void *arg, uint32_t domain);
@@ -123,6 +124,11 @@ struct key_note {                        /* for the audit trail; never key mater
 /* Inside env.lock: the rows and the audit entry in one group.  Not durable yet. */
 int keys_rows(struct keys *k, const struct key_note *note, const struct key_row *rows, unsigned n,
         struct errmsg *em) MUST_CHECK;
+/*
+ * Slots were deleted: nothing of them may stay.  Nothing held (it may wait for a wipe under way).
+ * A failure is logged: they are gone from the rows, at least.
+ */
+void keys_wipe_rows(struct keys *k);
 /* An audit entry alone, where it can be written; a failure is logged. */
 void keys_note(struct keys *k, const struct key_note *note);
 

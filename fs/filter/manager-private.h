@@ -127,6 +127,15 @@ void image_link_type(struct filter_image *fi, uint64_t link, char ret_type[32]);
 void filter_images_free(struct manager *m);
 /* With fi->lock held: its state is in RAM from now on. */
 int image_state_open(struct filter_image *fi, struct errmsg *em) MUST_CHECK;
+/* The hook may_remove of fs/vfs/filters.h (consent.c). */
+int consent_removal(void *manager, uint64_t ino);
+/*
+ * With manager.lock held, before a stage is set: one that protects an image is asked (RECONFIGURE),
+ * so the image is opened.  *ret_file is for vfs_release() after the change; NULL: nobody is to be
+ * asked.
+ */
+int consent_open(struct manager *m, const struct target *t, const char *name,
+        struct vnode **ret_file, struct errmsg *em) MUST_CHECK;
 /* Calls fn for each image that could not be opened. */
 typedef void image_reason_fn(void *arg, uint64_t ino, const char *reason);
 void images_unopenable(struct manager *m, image_reason_fn *fn, void *arg);

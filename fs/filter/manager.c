@@ -183,6 +183,8 @@ int manager_status(struct manager *m, json_t *status)
 		images_unopenable(m, unopenable_add, &u);
 	/* json_object_set_new takes NULL as a failure. */
 	if (json_object_set_new(status, "unopenable", u.list) < 0 || u.failed ||
+	        json_object_set_new(status, "quarantine", notices_quarantine_json(m->notices)) <
+	                0 ||
 	        json_object_set_new(status, "alerts", notices_json(m->notices)) < 0 ||
 	        json_object_set_new(status, "jobs", jobs_json(m->jobs)) < 0)
 		return -ENOMEM;

@@ -84,5 +84,5 @@ int manager_list(
         struct manager *m, const char *target, json_t **ret_json, struct errmsg *em) MUST_CHECK;
 int manager_cost(
         struct manager *m, const char *target, json_t **ret_json, struct errmsg *em) MUST_CHECK;
-/* Adds alerts, unopenable and jobs to a status. */
+/* Adds alerts, quarantine, unopenable and jobs to a status. */
 int manager_status(struct manager *m, json_t *status) MUST_CHECK;

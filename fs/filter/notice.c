@@ -304,6 +304,39 @@ void notices_free(struct notices *n)
 
 /* --- the status --- */
 
+static json_t *quarantined_json(struct notices *n, uint64_t ino, const char *why)
+{
+	char path[FILTER_PATH_MAX];
+
+	target_path(n->m->ds->ns, ino, path);
+	return json_pack("{s:o, s:o}", "target", text_json(path), "reason", text_json(why));
+}
+
+/* Paths are looked up without the lock: from copies. */
+json_t *notices_quarantine_json(struct notices *n)
+{
+	json_t *list = json_array();
+	struct quarantined *copy = NULL;
+	struct ns_inode inode;
+	size_t count = 0;
+
+	pthread_mutex_lock(&n->lock);
+	copy = calloc(n->n_quarantine + 1, sizeof(*copy));
+	for (const struct quarantined *q = n->quarantine; q && copy; q = q->next)
+		copy[count++] = *q;
+	pthread_mutex_unlock(&n->lock);
+	bool good = list && copy;
+	for (size_t i = 0; i < count && good; i++)
+		if (ns_inode_get(n->m->ds->ns, copy[i].ino, &inode) == 0 && inode.nlink > 0)
+			good = json_array_append_new(
+			               list, quarantined_json(n, copy[i].ino, copy[i].why)) == 0;
+	free(copy);
+	if (good)
+		return list;
+	json_decref(list);
+	return NULL;
+}
+
 static json_t *notice_json(struct notices *n, const struct notice *notice)
 {
 	char path[FILTER_PATH_MAX];

@@ -44,5 +44,7 @@ int notices_quarantine_why(struct notices *n, uint64_t ino, char ret_why[NOTICE_
 /* The row is gone: changes are let through again. */
 void notices_lifted(struct notices *n, uint64_t ino);
 
+/* [{target, reason}] */
+json_t *notices_quarantine_json(struct notices *n);
 /* [{time_ns, severity, target, type, text}], oldest first. */
 json_t *notices_json(struct notices *n);

@@ -15,6 +15,8 @@ int manager_quarantine_lift(
 
 	if (r < 0)
 		return r;
+	if (t.dir)
+		return errmsg_set(em, -EISDIR, "only an image can be in quarantine: name one");
 	if (notices_quarantine_why(m->notices, t.ino, why) < 0)
 		return errmsg_set(em, -ENOENT, "'%s' is not in quarantine", target);
 	r = rows_begin(m, em);

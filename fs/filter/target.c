@@ -152,6 +152,12 @@ int item_find(const struct manifest *mf, const char *type, struct errmsg *em)
 	const int at = colon ? item_by_link(mf, type, (size_t)(colon - type), colon + 1)
 	                     : stack_plan_find_type(&mf->plan, type, 0);
 
+	const struct stage_type *known = at < 0 ? stage_type_find(type) : NULL;
+	if (known && known->capabilities & STAGE_IMPLICIT)
+		return errmsg_set(em, -ENOENT,
+		        "filter '%s' is there with its defaults only: 'weir filter attach' sets "
+		        "something else",
+		        type);
 	if (at < 0)
 		return errmsg_set(
 		        em, -ENOENT, "filter '%s' is not attached (weir filter list)", type);

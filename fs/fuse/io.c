@@ -102,6 +102,12 @@ static struct call *call_begin(
 	return c;
 }
 
+/* Unlike reply_err: what failed below has been noted there, and stages fail requests on purpose. */
+static void reply_result(fuse_req_t fuse, int r)
+{
+	fuse_reply_err(fuse, -r);
+}
+
 static void call_submit(struct call *c, const struct fuse_file_info *fi)
 {
 	vfs_submit(vfs_of(c->fuse), file_of(fi), &c->req);
@@ -134,7 +140,7 @@ static void read_complete(struct request *req)
 
 	device_reply_through(c->clone);
 	if (req->result < 0)
-		reply_err(c->fuse, req->result);
+		reply_result(c->fuse, req->result);
 	else
 		read_reply(c->fuse, &req->out);
 	device_reply_through(NULL);
@@ -161,7 +167,7 @@ static void write_complete(struct request *req)
 
 	device_reply_through(c->clone);
 	if (req->result < 0)
-		reply_err(c->fuse, req->result);
+		reply_result(c->fuse, req->result);
 	else
 		fuse_reply_write(c->fuse, (size_t)req->done);
 	device_reply_through(NULL);
@@ -172,6 +178,7 @@ void io_write(fuse_req_t fuse, fuse_ino_t ino, const char *buf, size_t size, off
         struct fuse_file_info *fi)
 {
 	struct call *c = call_begin(fuse, REQUEST_WRITE, write_complete);
+	const bool sealed = vfs_is_sealed(file_of(fi)); /* once answered, the file may be closed */
 
 	if (!c)
 		return;
@@ -180,6 +187,9 @@ void io_write(fuse_req_t fuse, fuse_ino_t ino, const char *buf, size_t size, off
 	c->req.len = size;
 	c->req.data = buf;
 	call_submit(c, fi);
+	/* This thread's own buffer, in which it may wait for long, with the key locked meanwhile. */
+	if (sealed)
+		explicit_bzero((void *)(uintptr_t)buf, size);
 }
 
 /* --- what is answered with success or not --- */
@@ -189,7 +199,7 @@ static void plain_complete(struct request *req)
 	struct call *c = req->arg;
 
 	device_reply_through(c->clone);
-	reply_err(c->fuse, req->result);
+	reply_result(c->fuse, req->result);
 	device_reply_through(NULL);
 	call_put(c);
 }
@@ -225,7 +235,7 @@ static void lseek_complete(struct request *req)
 
 	device_reply_through(c->clone);
 	if (req->result < 0 || req->found == UINT64_MAX)
-		reply_err(c->fuse, req->result < 0 ? req->result : -ENXIO);
+		reply_result(c->fuse, req->result < 0 ? req->result : -ENXIO);
 	else
 		fuse_reply_lseek(c->fuse, (off_t)req->found);
 	device_reply_through(NULL);

@@ -363,8 +363,8 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		r = -EROFS;
 	if (!r)
 		r = vfs_open(v, ino, &file);
-	if (r < 0) {
-		reply_err(req, r);
+	if (r < 0) { /* not reply_err: that a filter is missing is no fault of the backing */
+		fuse_reply_err(req, -r);
 		return;
 	}
 	file_info_fill(fi, file);

@@ -464,6 +464,22 @@ int removable(struct vfs *v, struct vnode *vn, bool want_dir)
 	return empty ? 0 : -ENOTEMPTY;
 }
 
+int removal_ask(struct vfs *v, uint64_t dir, const char *name)
+{
+	struct vnode *vn;
+	int r;
+
+	if (!v->filters.may_remove)
+		return 0;
+	r = child_get(v, dir, name, &vn);
+	if (r < 0)
+		return r == -ENOENT ? 0 : r;
+	if (S_ISREG(vn->type) && vnode_nlink(vn) == 1)
+		r = v->filters.may_remove(v->filters.arg, vn->ino);
+	vnode_put(v, vn);
+	return r;
+}
+
 static int remove_locked(struct vfs *v, struct vnode *dir, const char *name, bool want_dir,
         struct link_hold *hold, struct vnode **ret_vn)
 {
@@ -511,6 +527,8 @@ static int remove_name(struct vfs *v, uint64_t dir, const char *name, bool want_
 		r = snapview_refuse(v, dir, name);
 	if (!r)
 		r = vfs_begin_rows(v, true);
+	if (!r && !want_dir)
+		r = removal_ask(v, dir, name);
 	if (r < 0)
 		return r;
 	r = -EAGAIN;

@@ -15,6 +15,12 @@ int child_get(struct vfs *v, uint64_t dir, const char *name, struct vnode **ret_
 int removable(struct vfs *v, struct vnode *vn, bool want_dir) MUST_CHECK;
 
 /*
+ * Asks the stages of the file under this name, if it is the file's last one (filters.h).  Before
+ * anything is held.  -EPERM: the name stays.  0 also when there is no such name.
+ */
+int removal_ask(struct vfs *v, uint64_t dir, const char *name) MUST_CHECK;
+
+/*
  * A file that is about to lose a name and keeps others gets a row with its link count: see vfs.c.
  * Outside the gate, holding nothing; release it also when it had nothing to hold.  With vfs.tree held
  * link_held() says whether vn, found then, is what is held; if not, all over again.

@@ -37,6 +37,12 @@ struct vfs_filters {
 	 * them, before it enters the stack; what stages and jobs write is not asked for.
 	 */
 	bool (*read_only)(void *arg, uint64_t ino);
+	/*
+	 * A file is about to lose its last name, to an unlink or to a rename over it: what do the
+	 * stages that protect it say?  Asked without any lock held; may open the file.  -EPERM: it
+	 * stays.
+	 */
+	int (*may_remove)(void *arg, uint64_t ino);
 };
 
 /* Before the first file is opened; copied.  NULL: no filters (unit tests). */
@@ -47,6 +53,8 @@ void vfs_set_filters(struct vfs *v, const struct vfs_filters *filters);
  * pipeline_submit.  The old calls (vfs_read, vfs_write, ...) do this and wait.
  */
 void vfs_submit(struct vfs *v, struct vnode *file, struct request *req);
+/* Is what is written to this open file encrypted before it is stored? */
+bool vfs_is_sealed(struct vnode *file);
 /* The file's pipeline; NULL when there are no filters.  While the caller has it open. */
 struct pipeline *vfs_pipeline(struct vnode *file);
 /*

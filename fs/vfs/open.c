@@ -21,6 +21,15 @@ void vfs_set_filters(struct vfs *v, const struct vfs_filters *filters)
 	v->filters = filters ? *filters : (struct vfs_filters){0};
 }
 
+bool vfs_is_sealed(struct vnode *file)
+{
+	struct image_policy policy = {0};
+
+	if (file->img)
+		store_policy_get(file->img, &policy);
+	return policy.domain != 0;
+}
+
 struct pipeline *vfs_pipeline(struct vnode *file)
 {
 	return file->pipeline;
@@ -109,6 +118,8 @@ int vnode_open(struct vfs *v, struct vnode *vn)
 {
 	int r = vnode_image_get(v, vn);
 
+	if (r == -EIO)
+		vfs_note_io_error(v);
 	if (r < 0)
 		return r;
 	r = stack_get(v, vn);

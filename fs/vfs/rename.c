@@ -189,6 +189,8 @@ int vfs_rename(struct vfs *v, uint64_t dir, const char *name, uint64_t to_dir, c
 		r = snapview_refuse(v, to_dir, to_name);
 	if (!r)
 		r = vfs_begin_rows(v, false);
+	if (!r && flags == 0 && (dir != to_dir || strcmp(name, to_name) != 0))
+		r = removal_ask(v, to_dir, to_name);
 	if (r < 0)
 		return r;
 	r = -EAGAIN;

@@ -153,6 +153,8 @@ static void bottom_submit(void *arg, struct request *req)
 
 	if (LIKELY(!r))
 		r = bottom[req->op](vn->vfs, vn, req);
+	if (UNLIKELY(r == -EIO)) /* of what is below, not of a stage that fails requests */
+		vfs_note_io_error(vn->vfs);
 	req->result = MIN(r, 0);
 }
 
@@ -233,6 +235,8 @@ int vfs_open(struct vfs *v, uint64_t ino, struct vnode **ret_file)
 	struct vnode *vn;
 	int r = vnode_get(v, ino, &vn);
 
+	if (r == -EIO)
+		vfs_note_io_error(v);
 	if (r < 0)
 		return r;
 	if (!S_ISREG(vn->type))

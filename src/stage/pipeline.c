@@ -6,6 +6,7 @@
  * prepare(CLOSE) when nothing above can reach it any more and all below still answers.
  */
 #include <errno.h>
+#include <stdio.h>
 
 #include "base/log.h"
 #include "stage/change.h"
@@ -108,6 +109,18 @@ static int not_attached(uint64_t link, struct errmsg *em)
 	        em, -ENOENT, "filter %llu is not attached to this image", (unsigned long long)link);
 }
 
+static int unknown_action(const struct stage_type *type, const char *action, struct errmsg *em)
+{
+	char names[256] = "";
+	size_t at = 0;
+
+	for (unsigned i = 0; type->actions && type->actions[i] && at < sizeof(names); i++)
+		at += (size_t)snprintf(
+		        names + at, sizeof(names) - at, "%s%s", i ? ", " : "", type->actions[i]);
+	return errmsg_set(em, -EOPNOTSUPP, "filter '%s' has no action '%s': there is %s",
+	        type->name, action, names);
+}
+
 int pipeline_action(struct pipeline *p, uint64_t link, const char *action, const char *const *args,
         unsigned n_args, char **ret_json, struct errmsg *em)
 {
@@ -120,6 +133,8 @@ int pipeline_action(struct pipeline *p, uint64_t link, const char *action, const
 		r = errmsg_set(em, -EOPNOTSUPP, "filter '%s' has no actions", l->type->name);
 	else
 		r = l->type->action(l->stage, action, args, n_args, ret_json, em);
+	if (r == -EOPNOTSUPP && em && !em->text[0])
+		unknown_action(l->type, action, em);
 	pthread_mutex_unlock(&p->control);
 	return r;
 }

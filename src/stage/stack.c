@@ -167,6 +167,20 @@ static int check_single(
 	        item->type_name);
 }
 
+/* What every image has is attached to set something, so there has to be something to set. */
+static int check_settable(const struct stack_item *item, struct errmsg *em)
+{
+	bool settable = !(item->type->capabilities & STAGE_IMPLICIT);
+
+	for (unsigned i = 0; item->type->settings && item->type->settings[i].key; i++)
+		settable |= !item->type->settings[i].fixed;
+	if (settable)
+		return 0;
+	return errmsg_set(em, -EINVAL,
+	        "every image has filter '%s', and there is nothing to set: it is not attached",
+	        item->type_name);
+}
+
 static int check_force(const struct stack_item *item, bool force, struct errmsg *em)
 {
 	if (force || !(item->type->capabilities & STAGE_NEEDS_FORCE))
@@ -215,6 +229,8 @@ int stack_plan_check_attach(const struct stack_plan *plan, const struct stack_it
 	int r = check_room(plan, item, em);
 	if (r == 0)
 		r = check_single(plan, item, em);
+	if (r == 0)
+		r = check_settable(item, em);
 	if (r == 0 && item->type->check)
 		r = item->type->check(&item->settings, em);
 	if (r == 0)

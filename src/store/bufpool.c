@@ -9,10 +9,12 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <string.h>
 
 #include "store/hugemem.h"
 
-#define NO_BUF UINT32_MAX
+#define NO_BUF    UINT32_MAX
+#define WIPE_BUFS 16u /* while the lock is held: microseconds */
 
 struct bufpool {
 	pthread_mutex_t lock; /* free_head, n_touched */
@@ -72,6 +74,8 @@ static struct buf *take(struct bufpool *p)
 		b->data = p->arena + (size_t)p->n_touched * CHUNK_SIZE;
 		p->n_touched++;
 	}
+	if (b) /* with the lock: bufpool_wipe() takes one without references for free */
+		atomic_store_explicit(&b->refs, 1, memory_order_relaxed);
 	return b;
 }
 
@@ -84,7 +88,6 @@ unsigned bufpool_get_many(struct bufpool *p, unsigned n, struct buf **ret_bufs)
 		got++;
 	pthread_mutex_unlock(&p->lock);
 	for (unsigned i = 0; i < got; i++) {
-		atomic_store_explicit(&ret_bufs[i]->refs, 1, memory_order_relaxed);
 		ret_bufs[i]->valid = NULL;
 		ret_bufs[i]->base = 0;
 	}
@@ -120,6 +123,20 @@ void bufpool_put(struct bufpool *p, struct buf *b)
 	p->free_head = (uint32_t)(b - p->bufs);
 	pthread_mutex_unlock(&p->lock);
 	atomic_fetch_sub_explicit(&p->n_used, 1, memory_order_relaxed);
+}
+
+void bufpool_wipe(struct bufpool *p)
+{
+	uint32_t i = 0, n = 1;
+
+	while (i < n) {
+		pthread_mutex_lock(&p->lock);
+		n = p->n_touched;
+		for (const uint32_t end = MIN(i + WIPE_BUFS, n); i < end; i++)
+			if (atomic_load_explicit(&p->bufs[i].refs, memory_order_acquire) == 0)
+				explicit_bzero(p->bufs[i].data, CHUNK_SIZE);
+		pthread_mutex_unlock(&p->lock);
+	}
 }
 
 uint64_t bufpool_used(const struct bufpool *p)

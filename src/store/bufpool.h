@@ -44,5 +44,7 @@ void bufpool_put(struct bufpool *p, struct buf *b);
  * clearing it; a slice at a time, until *stop.  Advice: nothing fails.
  */
 void bufpool_warm(struct bufpool *p, uint64_t bytes, const _Atomic bool *stop);
+/* Overwrites the buffers that are free: what they held last is in no memory any more. */
+void bufpool_wipe(struct bufpool *p);
 /* Bytes in buffers now. */
 uint64_t bufpool_used(const struct bufpool *p);

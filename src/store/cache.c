@@ -419,9 +419,10 @@ static void queue_drop(struct cache *c, const struct queue *q, const uint64_t *s
 
 	for (uint32_t i = 0; i < q->len; i++, slot = entry_of(c, slot)->next) {
 		const struct entry *e = entry_of(c, slot);
-		if (!e->loc || !segment_listed(segments, n, loc_segment(e->loc)))
+		if (e->loc && !segment_listed(segments, n, loc_segment(e->loc)))
 			continue;
-		chain_remove(c, place_of(c, e->loc).head, slot);
+		if (e->loc) /* else it was dropped before, perhaps when its segment went */
+			chain_remove(c, place_of(c, e->loc).head, slot);
 		if (atomic_load_explicit(&e->refs, memory_order_acquire) == 0)
 			memset(c->arena + (uint64_t)(slot - 1) * CHUNK_SIZE, 0, CHUNK_SIZE);
 	}
@@ -434,6 +435,8 @@ void cache_drop_segments(struct cache *c, const uint64_t *segments, size_t n)
 		pthread_mutex_lock(&s->lock);
 		queue_drop(c, &s->small, segments, n);
 		queue_drop(c, &s->main, segments, n);
+		for (uint32_t slot = s->free; slot; slot = entry_of(c, slot)->chain)
+			memset(c->arena + (uint64_t)(slot - 1) * CHUNK_SIZE, 0, CHUNK_SIZE);
 		pthread_mutex_unlock(&s->lock);
 	}
 }

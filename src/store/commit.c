@@ -22,6 +22,7 @@
  * the backing, whatever the cache holds.
  */
 #include <errno.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -480,6 +481,18 @@ static int policy_take(struct worker *w, const struct image *img)
 	return w->crypto ? 0 : -ENOKEY;
 }
 
+/* Nothing of an encrypted image stays in the worker's buffers: its key may be locked next. */
+static void worker_wipe(struct worker *w)
+{
+	if (w->policy.domain == 0)
+		return;
+	explicit_bzero(w->gather, (size_t)WINDOW_CHUNKS * CHUNK_SIZE);
+	explicit_bzero(w->packed, (size_t)WINDOW_CHUNKS * CHUNK_SIZE);
+	explicit_bzero(w->filled, CHUNK_SIZE);
+	if (w->packer)
+		frame_packer_wipe(w->packer);
+}
+
 static int leaf_store(struct worker *w, uint64_t txg, struct ov_leaf *l)
 {
 	w->large = leaf_is_large(l);
@@ -488,6 +501,7 @@ static int leaf_store(struct worker *w, uint64_t txg, struct ov_leaf *l)
 	if (r < 0)
 		return r;
 	r = leaf_windows(w, txg, l);
+	worker_wipe(w);
 	keyring_put(w->store->keyring, w->crypto);
 	w->cost.commit_ns = leaf_clock_ns(w) - start_ns;
 	image_cost_add(l->image, &w->cost);

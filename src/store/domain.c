@@ -176,6 +176,8 @@ static int caches_drop(struct store *s, uint32_t domain)
 		return r;
 	cache_drop_segments(s->cache, ids, n);
 	maps_domain_drop(s->maps, domain);
+	segments_forget(s->segments);
+	bufpool_wipe(s->bufs);
 	return 0;
 }
 

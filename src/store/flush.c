@@ -18,6 +18,7 @@
  * open at that time is committed, which makes all of it durable the other way.
  */
 #include <errno.h>
+#include <string.h>
 
 #include "base/blocking.h"
 #include "base/bytes.h"
@@ -62,6 +63,7 @@ static int seal_gathered(struct capture *c)
 	        ilog_batch_add_sealed(c->store->log, &how, c->store->flush.plain, c->plain_len);
 	if (r < 0)
 		return r;
+	explicit_bzero(c->store->flush.plain, c->plain_len);
 	c->plain_len = 0;
 	c->flags = 0;
 	return 0;

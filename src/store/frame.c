@@ -69,6 +69,26 @@ int segment_name_parse(const char *base_name, uint64_t *ret_id, uint32_t *ret_ge
 	return 0;
 }
 
+#define GONE ".gone"
+
+void segment_name_gone(uint64_t id, uint32_t gen, char ret_name[SEGMENT_NAME_LEN])
+{
+	segment_name(id, gen, ret_name);
+	strcat(ret_name, GONE);
+}
+
+int segment_name_gone_parse(const char *base_name, uint64_t *ret_id, uint32_t *ret_gen)
+{
+	const size_t len = strlen(base_name), end = sizeof(GONE) - 1;
+	char plain[SEGMENT_NAME_LEN];
+
+	if (len <= end || len >= sizeof(plain) || strcmp(base_name + len - end, GONE) != 0)
+		return -EINVAL;
+	memcpy(plain, base_name, len - end);
+	plain[len - end] = '\0';
+	return segment_name_parse(plain, ret_id, ret_gen);
+}
+
 /* --- header --- */
 
 void segment_header_encode(const struct segment_header *h, uint8_t buf[SEGMENT_HEADER_LEN])
@@ -381,6 +401,11 @@ int frame_packer_new(struct frame_packer **ret_packer)
 		return -ENOMEM;
 	*ret_packer = p;
 	return 0;
+}
+
+void frame_packer_wipe(struct frame_packer *p)
+{
+	explicit_bzero(p->sample, sizeof(p->sample)); /* LZ4HC's state has places, not content */
 }
 
 void frame_packer_free(struct frame_packer *p)

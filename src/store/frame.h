@@ -26,6 +26,9 @@
 void segment_name(uint64_t id, uint32_t gen, char ret_name[SEGMENT_NAME_LEN]);
 /* The last part of such a name ("000000002a.0"); -EINVAL when it is not one. */
 int segment_name_parse(const char *base_name, uint64_t *ret_id, uint32_t *ret_gen) MUST_CHECK;
+/* The same for a file that is being wiped: "segments/HH/ID.GEN.gone". */
+void segment_name_gone(uint64_t id, uint32_t gen, char ret_name[SEGMENT_NAME_LEN]);
+int segment_name_gone_parse(const char *base_name, uint64_t *ret_id, uint32_t *ret_gen) MUST_CHECK;
 
 struct segment_header {
 	uint64_t id;
@@ -105,6 +108,7 @@ enum frame_codec frame_pack(const uint8_t *chunks, unsigned n, uint8_t *buf, uin
 /* What compressing harder takes: memory to work in.  One thread at a time. */
 struct frame_packer;
 int frame_packer_new(struct frame_packer **ret_packer) MUST_CHECK;
+void frame_packer_wipe(struct frame_packer *p); /* forgets what was packed */
 void frame_packer_free(struct frame_packer *p); /* accepts NULL */
 /* As frame_pack, with LZ4HC of level 3..12; the result is an LZ4 block like any other. */
 enum frame_codec frame_pack_hard(struct frame_packer *p, unsigned level, const uint8_t *chunks,

@@ -235,6 +235,11 @@ int store_reseal(struct image *img, uint64_t off, uint64_t len, uint64_t *ret_ch
 	return r;
 }
 
+void store_leaving(struct store *s, const uint32_t *domains, unsigned n, bool more)
+{
+	segments_leaving(s->segments, domains, n, more);
+}
+
 int store_wipe_dead(struct store *s, uint32_t domain, gc_progress_fn *fn, void *arg)
 {
 	struct gc_report report;
@@ -254,6 +259,16 @@ int store_wipe_dead(struct store *s, uint32_t domain, gc_progress_fn *fn, void *
 		r = ended;
 	if (r == 0)
 		r = domain_wipe_log_and_meta(s);
+	pthread_mutex_unlock(&s->wipe_lock);
+	return r;
+}
+
+int store_wipe_rows(struct store *s)
+{
+	if (s->cfg.read_only)
+		return -EROFS;
+	pthread_mutex_lock(&s->wipe_lock);
+	const int r = domain_wipe_log_and_meta(s);
 	pthread_mutex_unlock(&s->wipe_lock);
 	return r;
 }

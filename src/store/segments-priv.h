@@ -32,10 +32,11 @@
 
 #include "store/frame.h"
 
-#define SEGMENT_BUFFERS_MAX 5u   /* write buffers; two may serve rewriting at a time */
-#define SEGMENT_FILLING_MAX 3u   /* of them, those of segments open to appends */
-#define SEGMENT_OPENS_MAX   64u  /* segments open to appends: domains written to lately */
-#define SEGMENT_FILES_MAX   512u /* open files of idle handles */
+#define SEGMENT_BUFFERS_MAX  5u   /* write buffers; two may serve rewriting at a time */
+#define SEGMENT_FILLING_MAX  3u   /* of them, those of segments open to appends */
+#define SEGMENT_OPENS_MAX    64u  /* segments open to appends: domains written to lately */
+#define SEGMENT_FILES_MAX    512u /* open files of idle handles */
+#define SEGMENTS_LEAVING_MAX 64u  /* domains that images leave; with more, it is all */
 #define SEGMENT_UNSYNCED_MAX                                                                       \
 	64u /* files written and not synced; past it, whoever wrote one syncs it */
 #define READ_GAP_MAX    (16u << 10) /* bytes read for nothing to save a call */
@@ -120,6 +121,7 @@ struct handle {
 	struct writer *w;
 	struct pend *pend;
 	struct list by_file, by_table; /* in the LRU lists while idle and owning one */
+	struct handle *next_dying;     /* in segments.dying; with unlink, once dead */
 };
 
 struct wbuf {
@@ -167,6 +169,7 @@ struct scratch {
 	size_t len;
 	struct scratch_pool *pool;
 	struct scratch *next; /* free ones */
+	unsigned wipes;       /* of the pool, when it was taken */
 };
 
 struct scratch_pool {
@@ -174,6 +177,7 @@ struct scratch_pool {
 	pthread_cond_t freed;
 	struct scratch *free;
 	unsigned made, max;
+	unsigned wipes; /* so often scratch_pool_wipe() was called */
 	size_t len;
 };
 
@@ -213,10 +217,12 @@ struct segments {
 	bool put;            /* the present group has put rows: its commit may have been tried */
 	unsigned stuck;      /* segs in SEG_STUCK */
 	bool seal_all;
-	unsigned dying; /* handles that take their file along and have not done so yet */
+	struct handle *dying; /* handles that take their file along and have not done so yet */
 	bool wipe_on;   /* segments-wipe.c */
 	uint32_t wipe_domain;
 	int wipe_error; /* the first */
+	uint32_t leaving[SEGMENTS_LEAVING_MAX];
+	unsigned n_leaving; /* more than SEGMENTS_LEAVING_MAX: all domains */
 	int failed; /* first error of the present group: appends and sync return it until abort */
 	struct wbuf bufs[SEGMENT_BUFFERS_MAX];
 	struct list lru_files, lru_tables; /* most recent first */
@@ -295,6 +301,8 @@ void scratch_pool_init(struct scratch_pool *p, size_t len, unsigned max);
 void scratch_pool_release(struct scratch_pool *p);
 struct scratch *scratch_take(struct segments *ss, size_t len);
 void scratch_give(struct scratch *s);
+/* Overwrites what was unpacked; of those in use, when they are given back. */
+void scratch_pool_wipe(struct scratch_pool *p);
 /* One frame to be read; several slots may lie in it. */
 struct frame_ref {
 	uint32_t off, len; /* in the file */
@@ -328,11 +336,16 @@ uint32_t frame_salvage(const struct segments *ss, const struct handle *h, const 
 /* --- segments-wipe.c --- */
 /* Is this domain being wiped?  With the lock. */
 bool wipe_is_on(const struct segments *ss, uint32_t domain);
-/* Overwrites the file with zeros, before it is unlinked.  Without the lock. */
+/* Are files of this domain overwritten before they go?  With the lock. */
+bool wipe_files_of(const struct segments *ss, uint32_t domain);
+/* Are those that no row names, and whose domain is not known?  With the lock. */
+bool wipe_orphans(const struct segments *ss);
+/*
+ * Overwrites a file with zeros and unlinks it; one that cannot be overwritten stays, as an orphan
+ * for the next time.  Without the lock.
+ */
 void segment_file_wipe(struct segments *ss, uint64_t id, uint32_t gen);
-/* A file about to be unlinked, for orphan_wipe() to overwrite after that; NULL: no need. */
-int orphan_open(struct segments *ss, const char *name, struct io_file **ret_file) MUST_CHECK;
-void orphan_wipe(struct segments *ss, const char *name, struct io_file *f);
+int orphan_wipe(struct segments *ss, const char *name) MUST_CHECK;
 
 /* --- segments-rewrite.c: without the lock --- */
 /* Copies what a stuck segment has committed to a next generation, sealed.  Best effort. */

@@ -82,8 +82,30 @@ struct scratch *scratch_take(struct segments *ss, size_t len)
 		else
 			pthread_cond_wait(&p->freed, &p->lock);
 	}
+	if (s)
+		s->wipes = p->wipes;
 	pthread_mutex_unlock(&p->lock);
 	return s;
+}
+
+static void scratch_wipe(struct scratch *s)
+{
+	explicit_bzero(s->chunks, 2 * (size_t)FRAME_UNPACK_BYTES);
+}
+
+void scratch_pool_wipe(struct scratch_pool *p)
+{
+	pthread_mutex_lock(&p->lock);
+	p->wipes++;
+	for (struct scratch *s = p->free; s; s = s->next)
+		scratch_wipe(s);
+	pthread_mutex_unlock(&p->lock);
+}
+
+void segments_forget(struct segments *ss)
+{
+	scratch_pool_wipe(&ss->small);
+	scratch_pool_wipe(&ss->large);
 }
 
 void scratch_give(struct scratch *s)
@@ -91,6 +113,8 @@ void scratch_give(struct scratch *s)
 	struct scratch_pool *p = s->pool;
 
 	pthread_mutex_lock(&p->lock);
+	if (s->wipes != p->wipes)
+		scratch_wipe(s);
 	s->next = p->free;
 	p->free = s;
 	pthread_cond_signal(&p->freed);

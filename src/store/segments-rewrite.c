@@ -32,6 +32,7 @@
  */
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/log.h"
 #include "store/segments-priv.h"
@@ -475,7 +476,11 @@ static int seg_rewrite(struct segments *ss, struct seg *s, const struct slot_bit
 		rw->out = b->data;
 		r = generation_write(rw, p);
 	}
+	if (rw->packer)
+		frame_packer_wipe(rw->packer);
 	frame_packer_free(rw->packer);
+	explicit_bzero(rw->chunks, sizeof(rw->chunks));
+	explicit_bzero(rw->packed, sizeof(rw->packed));
 	keyring_put(ss->keyring, rw->crypto);
 	pthread_mutex_lock(&ss->lock);
 	wbuf_release(ss, b);

@@ -325,11 +325,12 @@ static void limbo_clear(struct segments *ss)
 			continue;
 		s->flags |= SEG_GONE;
 		ss->limbo--;
-		const bool wipe = wipe_is_on(ss, s->domain);
+		const bool wipe = wipe_files_of(ss, s->domain);
 		pthread_mutex_unlock(&ss->lock);
 		if (wipe)
 			segment_file_wipe(ss, s->id, s->gen);
-		unlink_quietly(ss, s->id, s->gen);
+		else
+			unlink_quietly(ss, s->id, s->gen);
 		pthread_mutex_lock(&ss->lock);
 	}
 }

@@ -4,11 +4,16 @@
  * While a domain is being wiped
  *	- each of its segments that exists when that begins carries SEG_WIPE, until the collector finds all
  *	  its slots alive, or has written a generation without dead chunks (segments-rewrite.c), or
- *	  drops it;
+ *	  drops it.
+ * Then, and also while images are on their way out of a domain (segments_leaving: the collector may
+ * come long before the wipe does)
  *	- a file of that domain that goes is overwritten with zeros and synced before it is unlinked,
- *	  by whoever drops the last reference to it.
- * Files that no row names (left by a crash) are overwritten as well, whatever their domain: after
- * the unlink, because until then a segment of that name might begin in the very same file.
+ *	  by whoever drops the last reference to it;
+ *	- files that no row names (left by a crash) are overwritten as well, whatever their domain.
+ *	  They get another name first, as a segment of their own name might begin in the very same
+ *	  file.  A crash leaves that name, and the next removal of orphans goes on.
+ * A file that cannot be overwritten is not unlinked: it is an orphan, and each wipe fails until it
+ * can be.
  *
  * What a filesystem or a drive keeps besides (copy on write, snapshots of the volume, remapped blocks)
  * is out of reach.
@@ -56,30 +61,66 @@ bool wipe_is_on(const struct segments *ss, uint32_t domain)
 	return ss->wipe_on && ss->wipe_domain == domain;
 }
 
+static bool is_left(const struct segments *ss, uint32_t domain)
+{
+	bool left = ss->n_leaving > SEGMENTS_LEAVING_MAX;
+
+	for (unsigned i = 0; i < ss->n_leaving && !left; i++)
+		left = ss->leaving[i] == domain;
+	return left;
+}
+
+bool wipe_files_of(const struct segments *ss, uint32_t domain)
+{
+	return is_left(ss, domain) || wipe_is_on(ss, domain);
+}
+
+bool wipe_orphans(const struct segments *ss)
+{
+	return ss->wipe_on || ss->n_leaving > 0;
+}
+
+void segments_leaving(struct segments *ss, const uint32_t *domains, unsigned n, bool more)
+{
+	pthread_mutex_lock(&ss->lock);
+	if (!more)
+		ss->n_leaving = 0;
+	for (unsigned i = 0; i < n; i++) {
+		if (is_left(ss, domains[i]))
+			continue;
+		if (ss->n_leaving < SEGMENTS_LEAVING_MAX)
+			ss->leaving[ss->n_leaving] = domains[i];
+		ss->n_leaving++;
+	}
+	pthread_mutex_unlock(&ss->lock);
+}
+
+static int file_wipe(struct segments *ss, const char *name)
+{
+	int r = named_zero(ss, name);
+
+	if (r < 0) {
+		wipe_failed(ss, name, r);
+		return r;
+	}
+	r = io_unlink(ss->io, name);
+	if (r < 0 && r != -ENOENT)
+		log_warn("cannot remove segment file '%s': %s", name, strerror(-r));
+	return 0;
+}
+
 void segment_file_wipe(struct segments *ss, uint64_t id, uint32_t gen)
 {
 	char name[SEGMENT_NAME_LEN];
 
 	segment_name(id, gen, name);
-	const int r = ss->read_only ? 0 : named_zero(ss, name);
-	if (r < 0)
-		wipe_failed(ss, name, r);
+	if (!ss->read_only)
+		(void)!file_wipe(ss, name);
 }
 
-int orphan_open(struct segments *ss, const char *name, struct io_file **ret_file)
+int orphan_wipe(struct segments *ss, const char *name)
 {
-	pthread_mutex_lock(&ss->lock);
-	const bool wipe = ss->wipe_on;
-	pthread_mutex_unlock(&ss->lock);
-	return wipe ? io_open(ss->io, name, IO_WRITE | IO_DIRECT, ret_file) : 0;
-}
-
-void orphan_wipe(struct segments *ss, const char *name, struct io_file *f)
-{
-	const int r = f ? file_zero(f) : 0;
-
-	if (r < 0)
-		wipe_failed(ss, name, r);
+	return file_wipe(ss, name);
 }
 
 void segments_wipe_begin(struct segments *ss, uint32_t domain)
@@ -111,7 +152,7 @@ int segments_wipe_end(struct segments *ss)
 	unsigned left = 0;
 
 	pthread_mutex_lock(&ss->lock);
-	while (ss->dying > 0) /* readers in flight are all that keeps them */
+	while (ss->dying) /* readers in flight are all that keeps them */
 		pthread_cond_wait(&ss->changed, &ss->lock);
 	for (size_t i = 0; i < ss->rows.n; i++) {
 		struct seg *s = ss->rows.v[i];

@@ -209,21 +209,33 @@ void unlink_quietly(struct segments *ss, uint64_t id, uint32_t gen)
 		log_warn("cannot remove segment file '%s': %s", name, strerror(-r));
 }
 
+/* The file of a dead handle is gone. */
+static void dying_remove(struct segments *ss, const struct handle *h)
+{
+	struct handle **at = &ss->dying;
+
+	while (*at != h)
+		at = &(*at)->next_dying;
+	*at = h->next_dying;
+	if (!ss->dying)
+		pthread_cond_broadcast(&ss->changed);
+}
+
 static void handle_bury(struct segments *ss, struct handle *h)
 {
-	const bool unlink = h->unlink, wipe = unlink && wipe_is_on(ss, h->domain);
+	const bool unlink = h->unlink, wipe = unlink && wipe_files_of(ss, h->domain);
 
 	handle_drop_table(ss, h);
 	pthread_mutex_unlock(&ss->lock);
 	io_close(h->file);
 	if (wipe)
 		segment_file_wipe(ss, h->id, h->gen);
-	if (unlink)
+	else if (unlink)
 		unlink_quietly(ss, h->id, h->gen);
-	free(h);
 	pthread_mutex_lock(&ss->lock);
-	if (unlink && --ss->dying == 0)
-		pthread_cond_broadcast(&ss->changed);
+	if (unlink)
+		dying_remove(ss, h);
+	free(h);
 }
 
 static void handle_free_if_empty(struct handle *h)
@@ -286,7 +298,10 @@ void handle_kill(struct segments *ss, struct handle *h, bool unlink)
 	h->seg->handle = NULL;
 	h->seg = NULL;
 	h->unlink = unlink;
-	ss->dying += unlink;
+	if (unlink) {
+		h->next_dying = ss->dying;
+		ss->dying = h;
+	}
 	handle_settle(ss, h);
 }
 
@@ -606,6 +621,7 @@ int segments_set_live(
 struct orphan {
 	uint64_t id;
 	uint32_t gen;
+	bool gone; /* has the name under which it is overwritten */
 };
 
 struct orphan_list {
@@ -616,9 +632,9 @@ struct orphan_list {
 static int orphan_note(void *arg, const char *name, bool is_dir)
 {
 	struct orphan_list *l = arg;
-	struct orphan o;
+	struct orphan o = {.gone = !is_dir && segment_name_gone_parse(name, &o.id, &o.gen) == 0};
 
-	if (is_dir || segment_name_parse(name, &o.id, &o.gen) < 0)
+	if (is_dir || (!o.gone && segment_name_parse(name, &o.id, &o.gen) < 0))
 		return 0; /* not ours to remove */
 	if (l->n == l->cap) {
 		const size_t cap = MAX(l->cap * 2, (size_t)256);
@@ -636,6 +652,10 @@ static bool orphan_is_wanted(struct segments *ss, const struct orphan *o)
 {
 	const struct seg *s = seg_find(ss, o->id);
 
+	/* Readers in flight may have it open: it is for the last of them to overwrite and unlink. */
+	for (const struct handle *h = ss->dying; h; h = h->next_dying)
+		if (h->id == o->id && h->gen == o->gen)
+			return true;
 	if (!s)
 		return false;
 	return o->gen == s->gen ||
@@ -643,26 +663,30 @@ static bool orphan_is_wanted(struct segments *ss, const struct orphan *o)
 }
 
 /*
- * The question and the unlink are one step under the lock: a new file of this very name can only
- * come up for an id or a generation that was entered in the rows, under the lock, before.
+ * The question and the unlink, or the renaming, are one step under the lock: a new file of this
+ * very name can only come up for an id or a generation that was entered in the rows, under the
+ * lock, before.
  */
 static int orphan_remove(struct segments *ss, const struct orphan *o, unsigned *n)
 {
-	CLEANUP(io_closep) struct io_file *f = NULL;
-	char name[SEGMENT_NAME_LEN];
-	bool gone = false;
+	char name[SEGMENT_NAME_LEN], gone[SEGMENT_NAME_LEN];
+	bool wipe = o->gone, mine = o->gone;
+	int r = 0;
 
 	segment_name(o->id, o->gen, name);
-	int r = orphan_open(ss, name, &f);
+	segment_name_gone(o->id, o->gen, gone);
 	pthread_mutex_lock(&ss->lock);
-	if (r == 0 && !orphan_is_wanted(ss, o)) {
-		r = io_unlink(ss->io, name);
-		gone = r == 0;
+	while (wipe_orphans(ss) && ss->dying > 0) /* a reader in flight must not meet zeros */
+		pthread_cond_wait(&ss->changed, &ss->lock);
+	if (!o->gone && !orphan_is_wanted(ss, o)) {
+		wipe = wipe_orphans(ss);
+		r = wipe ? io_rename(ss->io, name, gone) : io_unlink(ss->io, name);
+		mine = r == 0;
 	}
 	pthread_mutex_unlock(&ss->lock);
-	if (gone)
-		orphan_wipe(ss, name, f);
-	*n += gone;
+	if (mine && wipe)
+		r = orphan_wipe(ss, gone);
+	*n += mine && r == 0;
 	return r == -ENOENT ? 0 : r;
 }
 

@@ -176,9 +176,17 @@ void segments_seal_all(struct segments *ss);
  * be overwritten.
  */
 void segments_wipe_begin(struct segments *ss, uint32_t domain);
+/*
+ * Images are being taken out of these domains, to be wiped at the end: until then their files, and
+ * those that no row names, are overwritten whenever they go.  more: besides those set before.
+ */
+void segments_leaving(struct segments *ss, const uint32_t *domains, unsigned n, bool more);
 /* With so many live slots: has it to be rewritten? */
 bool segments_wipe_wanted(struct segments *ss, uint64_t segment, unsigned live);
 int segments_wipe_end(struct segments *ss) MUST_CHECK;
+
+/* What was read and unpacked before is no longer in memory of the segments' own. */
+void segments_forget(struct segments *ss);
 
 struct segments_stats {
 	uint64_t segments, open, file_bytes, slots, live_chunks, live_bytes;

@@ -80,6 +80,8 @@ static void *index_main(void *arg)
 	atomic_store(&s->index_loading, false);
 	bufpool_warm(s->bufs, s->cfg.overlay_bytes, &s->stopping);
 	dedupe_warm(s->dedupe, &s->stopping);
+	if (s->cfg.hooks.leaving)
+		s->cfg.hooks.leaving(s->cfg.hooks.arg);
 	if (!s->stopping && segments_remove_orphans(s->segments, &n_orphans) == 0 && n_orphans > 0)
 		log_note("removed %u segment files that no commit had made official", n_orphans);
 	return NULL;

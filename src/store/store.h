@@ -59,6 +59,11 @@ struct store_hooks {
 	 * rows are replayed).  Gate open.  NULL: the default for all.  An error fails the opening.
 	 */
 	int (*policy)(void *arg, uint64_t image, struct image_policy *ret_policy);
+	/*
+	 * Before files that no row names are removed, on a thread of the store: to say with
+	 * store_leaving() what domains images were being taken out of.  NULL: none.
+	 */
+	void (*leaving)(void *arg);
 };
 
 struct store_config {
@@ -169,6 +174,17 @@ int store_foreign_chunks(struct store *s, uint64_t image, uint32_t domain, gc_pr
  * no image of that domain refers to is in no file of the datastore.
  */
 int store_wipe_dead(struct store *s, uint32_t domain, gc_progress_fn *fn, void *arg) MUST_CHECK;
+/*
+ * The same for namespace rows alone: what replaced and deleted ones held is overwritten in the
+ * intent log, in meta.db and in its WAL.  For rows that were secret; takes as long as writing the log.
+ */
+int store_wipe_rows(struct store *s) MUST_CHECK;
+/*
+ * Images are on their way out of these domains, and store_wipe_dead() of them will follow: until
+ * then, whoever drops files of theirs overwrites them.  more: besides those set before, else in
+ * their place.
+ */
+void store_leaving(struct store *s, const uint32_t *domains, unsigned n, bool more);
 /*
  * A key came (it is in the keyring): log records that waited for it are applied and committed, then
  * its images can be used, also through handles opened before.  -EUCLEAN: records of some image

@@ -36,3 +36,21 @@ for code in 0 1 4 8 16 32; do
 	grep -qE "^ +$code +[a-z]" text || fail "weir.8 does not explain exit code $code"
 done
 ok "the exit codes are explained"
+
+"$WEIR" help | sed -n '/^Commands:/,/^$/s/^  \([a-z]*\) .*/\1/p' >commands
+[ -s commands ] || fail "no commands in the help"
+while read -r c; do
+	grep -qE "weir-$c\(8\)" text || fail "weir.8 does not list $c"
+done <commands
+ok "weir.8 lists all commands"
+
+for type in $("$WEIR" filter types --json | jq -r '.types[].name'); do
+	page=$man/weir-filter-$type.8
+	[ -f "$page" ] || continue # for tests and rehearsals, or nothing to set
+	mandoc -Tascii "$page" 2>/dev/null | col -bx >text
+	"$WEIR" filter types "$type" --json | jq -r '.types[] | .settings[].key, .actions[]' |
+		grep -v '^i*[bo]ps_.*_burst$\|^bps_burst$' | while read -r word; do
+		grep -qw -e "$word" text || fail "$page does not mention $word"
+	done
+done
+ok "the page of each filter has its settings and actions"

@@ -82,9 +82,26 @@ no_plaintext "after encrypting in place"
 cmp "$T/plain" "$M/open/c.raw"
 "$WEIR" check "$DS" > /dev/null 2>&1 || true # mounted: refused, nothing happens
 
-# Another slot, without rewriting; the first one goes; the last one does not.
+# How many different wrapped keys lie in the files of the datastore, by their salts.
+wrapped_keys() {
+	python3 - "$DS" <<- 'PY'
+	import os, re, sys
+	salts = set()
+	for path, _, names in os.walk(sys.argv[1]):
+	    for name in names:
+	        full = os.path.join(path, name)
+	        if os.path.isfile(full):
+	            data = open(full, "rb").read()
+	            salts |= {data[m.start() + 12:m.start() + 44] for m in re.finditer(b"WKEY\x01", data)}
+	print(len(salts))
+	PY
+}
+
+# Another slot, without rewriting; the first one goes, from log and WAL, too; the last one does not.
 "$WEIR" key add "$M" vault --key-file "$T/key" --new-key-file "$T/key2" > /dev/null
+same "wrapped keys" 2 "$(wrapped_keys)"
 "$WEIR" key remove "$M" vault 0 > /dev/null
+same "wrapped keys once one is removed" 1 "$(wrapped_keys)"
 "$WEIR" key remove "$M" vault 1 2> /dev/null && fail "the last slot went"
 remount_weir
 "$WEIR" key unlock "$M" vault --key-file "$T/key" 2> /dev/null && fail "a removed slot unlocks"

@@ -60,7 +60,9 @@ same "the datastore is a target" "datastore" "$(ask_field "r['kind']" filter-lis
 # A policy is a stack by name: what it lacks goes, settings are as they were saved.
 ask policy-save name=gold target=a.raw > /dev/null
 same "saved" "gold" "$(ask_field "r['policies'][0]['name']" policy-list)"
-ask policy-apply name=gold target=vm/sub/b.raw wait:=true > /dev/null
+ask_refused "transforms the stored data" policy-apply name=gold target=vm/sub/b.raw
+same "nothing happened" "pass:active scramble:active" "$(stack vm/sub/b.raw)"
+ask policy-apply name=gold target=vm/sub/b.raw wait:=true force:=true > /dev/null
 same "applied" "pass:active compress:active" "$(stack vm/sub/b.raw)"
 cmp "$T/data" "$M/vm/sub/b.raw" || fail "the policy loses data"
 ask_refused "no policy 'none'" policy-apply name=none target=a.raw

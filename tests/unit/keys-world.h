@@ -79,6 +79,12 @@ static inline int w_audit(void *arg, const struct filter_caller *who, const char
 	return audit_append(w->e.ns, &entry);
 }
 
+static inline int w_wipe_rows(void *arg)
+{
+	(void)arg;
+	return 0;
+}
+
 static inline int w_flush(void *arg)
 {
 	struct world *w = arg;
@@ -211,6 +217,7 @@ static inline void keys_start(struct world *w)
 	        .audit = w_audit,
 	        .end = w_end,
 	        .flush = w_flush,
+	        .wipe_rows = w_wipe_rows,
 	        .protect = w_protect,
 	        .domain_unlocked = w_domain_unlocked,
 	        .domain_lock = w_domain_lock,

@@ -78,7 +78,7 @@ static inline int bed_try_open(struct bed *b)
 
 	b->cfg.io = iosim_io(b->sim);
 	b->cfg.meta = fake_meta_port(b->meta);
-	b->cfg.hooks = (struct store_hooks){b, bed_collect, NULL, bed_replay, bed_policy};
+	b->cfg.hooks = (struct store_hooks){b, bed_collect, NULL, bed_replay, bed_policy, NULL};
 	b->cfg.opened = bed_opened;
 	const int r = store_open(&b->cfg, &b->store, &em);
 	if (r < 0)

@@ -588,20 +588,36 @@ static void actions_reach_the_stage(void **state)
 static void a_recursive_change_lists_what_failed(void **state)
 {
 	const uint64_t dir = make(TOP, "vm", S_IFDIR | 0755);
-	const struct filter_change c = {
-	        .target = "vm", .type = "watch", .recursive = true, .wait = true};
+	const struct filter_change c = {.target = "vm", .type = "compress", .recursive = true};
 	json_t *json = NULL;
 
 	vfs_release(vfs, create_mode(dir, "a", 0644, NULL));
 	vfs_release(vfs, create_mode(dir, "b", 0644, NULL));
 	struct vfs_entry e;
 	assert_int_equal(vfs_link(vfs, ino_of(dir, "b"), dir, "b2", &e), 0);
+	assert_int_equal(attach("vm/a", "compress", NULL, false), 0);
+	assert_int_equal(manager_attach(m, &me, &c, NULL, NULL, &json, &why), 0);
+	assert_int_equal(json_array_size(json_object_get(json, "changed")), 2); /* vm, b: once */
+	assert_int_equal(json_array_size(json_object_get(json, "failed")), 1);  /* a has one */
+	json_decref(json);
+}
+
+static void a_recursive_detach_leaves_alone_what_does_not_have_it(void **state)
+{
+	const uint64_t dir = make(TOP, "vm", S_IFDIR | 0755);
+	const struct filter_change c = {
+	        .target = "vm", .type = "watch", .recursive = true, .wait = true};
+	json_t *json = NULL;
+
+	vfs_release(vfs, create_mode(dir, "a", 0644, NULL));
+	vfs_release(vfs, create_mode(dir, "b", 0644, NULL));
 	assert_int_equal(attach("vm/a", "watch", NULL, false), 0);
 	assert_int_equal(manager_detach(m, &me, &c, NULL, NULL, &json, &why), 0);
 	assert_int_equal(json_array_size(json_object_get(json, "changed")), 1);
-	assert_int_equal(json_array_size(json_object_get(json, "failed")), 2); /* vm, b: once */
+	assert_int_equal(json_array_size(json_object_get(json, "failed")), 0);
 	json_decref(json);
 	assert_string_equal(stack_of("vm/a"), "");
+	assert_int_equal(manager_detach(m, &me, &c, NULL, NULL, &json, &why), -ENOENT);
 }
 
 static void read_only_nothing_changes_and_everything_is_told(void **state)
@@ -645,6 +661,7 @@ int main(void)
 	        MANAGER_CASE(a_conversion_goes_on_after_an_unmount),
 	        MANAGER_CASE(actions_reach_the_stage),
 	        MANAGER_CASE(a_recursive_change_lists_what_failed),
+	        MANAGER_CASE(a_recursive_detach_leaves_alone_what_does_not_have_it),
 	        MANAGER_CASE(read_only_nothing_changes_and_everything_is_told),
 	};
 

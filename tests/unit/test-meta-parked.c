@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include "sim/iosim.h"
+
 /* --- parked records --- */
 
 struct seen {
@@ -215,6 +217,62 @@ static void test_a_failure_during_a_scrub_is_told_and_harmless(void **state)
 	}
 }
 
+/* --- and power cuts --- */
+
+static void sim_put(struct meta *m, uint64_t first, uint64_t n, const char *text)
+{
+	assert_int_equal(m->ops->begin(m), 0);
+	for (uint64_t id = first; id < first + n; id++)
+		assert_int_equal(m->ops->node_put(m, id, text, strlen(text)), 0);
+	assert_int_equal(m->ops->commit(m), 0);
+}
+
+/* Cuts the power at this step of a scrub; whether it was reached. */
+static bool scrub_cut(uint64_t step, uint64_t seed)
+{
+	const struct meta_create_params params = {.index_bytes = 1 << 20, .log_bytes = 2 << 20};
+	struct errmsg em = {""};
+	struct iosim *sim = NULL;
+	struct meta *m = NULL;
+	uint8_t blob[NODE_BLOB_MAX];
+	size_t len = 0;
+
+	iosim_create(seed, &sim);
+	assert_int_equal(meta_create(iosim_io(sim), &params, &em), 0);
+	assert_int_equal(meta_open(iosim_io(sim), false, &m, &em), 0);
+	nodes_known(m);
+	for (unsigned i = 0; i < 20; i++) /* many commits in the WAL */
+		sim_put(m, 1 + i * 10, 10, PATTERN);
+	del_nodes(m, 11, 150, 1);
+	sim_put(m, 500, 10, "kept");
+	iosim_crash_at(sim, iosim_steps(sim) + step);
+	const int r = m->ops->scrub(m);
+	const bool cut = iosim_is_off(sim);
+	assert_true(cut || r == 0);
+	meta_close(m);
+	iosim_crash(sim, IOSIM_RANDOM, seed * 7919 + step);
+	if (meta_open(iosim_io(sim), false, &m, &em) < 0)
+		fail_msg("step %llu, seed %llu: %s", (unsigned long long)step,
+		        (unsigned long long)seed, em.text);
+	assert_int_equal(complaints(m), 0);
+	assert_int_equal(m->ops->node_get(m, 505, blob, sizeof(blob), &len), 0);
+	assert_memory_equal(blob, "kept", len);
+	assert_int_equal(m->ops->node_get(m, 50, blob, sizeof(blob), &len), -ENOENT);
+	meta_close(m);
+	iosim_free(sim);
+	return cut;
+}
+
+static void test_a_power_cut_during_a_scrub_costs_nothing(void **state)
+{
+	uint64_t step = 1;
+
+	for (bool cut = true; cut; step++)
+		for (uint64_t seed = 1; cut && seed <= 25; seed++)
+			cut = scrub_cut(step, seed);
+	assert_true(step > 5);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -222,6 +280,7 @@ int main(void)
 	        cmocka_unit_test(test_a_scrub_leaves_nothing_of_deleted_and_replaced_rows),
 	        cmocka_unit_test(test_what_the_wal_held_is_overwritten_before_it_is_cut),
 	        cmocka_unit_test(test_a_failure_during_a_scrub_is_told_and_harmless),
+	        cmocka_unit_test(test_a_power_cut_during_a_scrub_costs_nothing),
 	};
 
 	log_set_level((enum log_level) - 1);

@@ -445,6 +445,65 @@ static void wiping_overwrites_files_before_they_go(void **state)
 	assert_true(files_hold(e, "alive", 5));
 }
 
+/* An ordinary collection beside the job that takes images out of the domain, and its leftovers. */
+static void files_of_a_domain_that_images_leave_are_overwritten_when_they_go(void **state)
+{
+	static const struct slot_bits none;
+	const uint32_t left[] = {0, 0};
+	struct env *e = *state;
+	char path[128], kept[2][160], gone[160], cmd[512];
+	unsigned n = 0;
+
+	append_marked(e, "left behind");
+	seal_all(e);
+	append_marked(e, "left behind, too");
+	seal_all(e);
+	for (unsigned i = 0; i < 2; i++) {
+		env_path(e, i + 1, 0, path);
+		snprintf(kept[i], sizeof(kept[i]), "%s/kept-%u", e->dir, i);
+		assert_int_equal(link(path, kept[i]), 0);
+	}
+	assert_int_equal(collect(e, 1, &none), 0);
+	assert_int_equal(env_commit(e), 0);
+	assert_false(all_zero(kept[0])); /* nobody has left yet */
+	segments_leaving(e->ss, left, 2, false);
+	assert_int_equal(collect(e, 2, &none), 0);
+	assert_int_equal(env_commit(e), 0);
+	assert_true(all_zero(kept[1]));
+
+	/* A crash left one file that no row names, and one that was being overwritten. */
+	snprintf(gone, sizeof(gone), "%s/segments/01/0000000001.0.gone", e->dir);
+	snprintf(cmd, sizeof(cmd), "ln '%s' '%s/segments/01/0000000001.0' && cp '%s' '%s'", kept[0],
+	        e->dir, kept[0], gone);
+	assert_int_equal(system(cmd), 0);
+	assert_int_equal(segments_remove_orphans(e->ss, &n), 0);
+	assert_true(n >= 1);
+	assert_true(all_zero(kept[0]));
+	assert_int_equal(access(gone, F_OK), -1);
+	segments_leaving(e->ss, NULL, 0, false);
+}
+
+static void a_file_that_cannot_be_overwritten_stays_until_it_can(void **state)
+{
+	struct env *e = *state;
+	unsigned n = 0;
+
+	append_marked(e, "not wiped yet");
+	seal_all(e);
+	segments_wipe_begin(e->ss, 0);
+	assert_int_equal(segments_drop(e->ss, 1), 0);
+	e->io.error = -EIO;
+	e->io.countdown = 1; /* a drop writes nothing but the zeros */
+	assert_int_equal(env_commit(e), 0);
+	assert_int_equal(segments_wipe_end(e->ss), -EIO);
+	assert_true(env_file_exists(e, 1, 0));
+	segments_wipe_begin(e->ss, 0);
+	assert_int_equal(segments_remove_orphans(e->ss, &n), 0);
+	assert_int_equal(n, 1);
+	assert_int_equal(segments_wipe_end(e->ss), 0);
+	assert_false(env_file_exists(e, 1, 0));
+}
+
 /*
  * Two chunks, which take as many units of a frame as the first alone does, compressed as hard as
  * can be.
@@ -559,6 +618,8 @@ int main(void)
 	        T(nothing_sealed_is_in_the_files),
 	        T(a_frame_in_the_clear_does_not_pass_for_a_sealed_one),
 	        T(wiping_overwrites_files_before_they_go),
+	        T(files_of_a_domain_that_images_leave_are_overwritten_when_they_go),
+	        T(a_file_that_cannot_be_overwritten_stays_until_it_can),
 	        T(a_partly_live_frame_is_built_anew_even_where_that_saves_nothing),
 	        T(wiping_leaves_other_domains_alone_and_says_what_it_missed),
 	        T(a_wiped_sealed_segment_is_sealed_again),

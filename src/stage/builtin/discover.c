@@ -346,7 +346,8 @@ static int discover_action(void *stage, const char *action, const char *const *a
 		atomic_store(&d->due, true);
 		d->host->timer_set(d->self, d->host->now_ns());
 	}
-	char *json = answer(d);
+	/* Of a look that has only begun, what an earlier one found is no answer. */
+	char *json = !strcmp(action, "look") ? strdup("{\"state\":\"waiting\"}") : answer(d);
 	if (!json)
 		return -ENOMEM;
 	*ret_json = json;

@@ -94,6 +94,14 @@ static void configure(struct scan *s, const struct settings *set)
 	s->interval_ns = settings_number(set, "interval");
 }
 
+/* The daemon works in a directory of its own. */
+static int path_check(const char *key, const struct setting *path, struct errmsg *em)
+{
+	if (!path->set || path->text[0] == '/')
+		return 0;
+	return errmsg_set(em, -EINVAL, "'%s=%s' is not an absolute path", key, path->text);
+}
+
 static int scan_check(const struct settings *set, struct errmsg *em)
 {
 	const struct setting *rules = settings_get(set, "rules"),
@@ -103,9 +111,12 @@ static int scan_check(const struct settings *set, struct errmsg *em)
 	if (!rules->set && !clamd->set)
 		return errmsg_set(em, -EINVAL,
 		        "nothing to scan with: give rules=FILE, clamd=SOCKET, or both");
-	if (!rules->set)
-		return 0;
-	const int r = yara_open(rules->text, &yara, em);
+	int r = path_check("rules", rules, em);
+	if (!r)
+		r = path_check("clamd", clamd, em);
+	if (r < 0 || !rules->set)
+		return r;
+	r = yara_open(rules->text, &yara, em);
 	if (!r)
 		yara_close(yara);
 	return r;
