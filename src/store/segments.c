@@ -676,8 +676,6 @@ static int orphan_remove(struct segments *ss, const struct orphan *o, unsigned *
 	segment_name(o->id, o->gen, name);
 	segment_name_gone(o->id, o->gen, gone);
 	pthread_mutex_lock(&ss->lock);
-	while (wipe_orphans(ss) && ss->dying > 0) /* a reader in flight must not meet zeros */
-		pthread_cond_wait(&ss->changed, &ss->lock);
 	if (!o->gone && !orphan_is_wanted(ss, o)) {
 		wipe = wipe_orphans(ss);
 		r = wipe ? io_rename(ss->io, name, gone) : io_unlink(ss->io, name);
