@@ -1,5 +1,5 @@
 /*
- * gc.c - space comes back: concurrent mark and sweep, and healing
+ * gc.c - space comes back: concurrent mark and sweep
  *
  * No reference counts.  A collection
  *	1 turns the barrier on: from now on every entry put into a map, and every chunk shared in the
@@ -29,9 +29,6 @@
  *
  * Map nodes that no tree reaches (of deleted images) are found by the first pass and deleted, a
  * batch a transaction.
- *
- * Healing: dedupe met a damaged chunk while storing the same content; the segment is rewritten with
- * the good copy in the damaged one's place.
  */
 #include <errno.h>
 #include <sys/resource.h>
@@ -46,8 +43,6 @@
 #define PASS_SEGMENTS   65536u
 #define NODES_MAX       (512ull << 20) /* bits in the set of nodes: 64 MiB */
 #define REWRITE_PERCENT 65u
-/* Good copies that wait to heal damaged chunks: as many as one segment holds. */
-#define HEALS_MAX SEGMENT_SLOTS
 /* Rewritten bytes between two commits: how much space a collection takes before it gives any. */
 #define REWRITE_BATCH_BYTES (64ull << 20)
 #define NODE_BATCH          4096u
@@ -55,11 +50,6 @@
 /* The background collector looks this often; see due(). */
 #define LOOK_NS         (5 * NS_PER_SEC)
 #define DEAD_CHUNKS_MIN 4096u
-
-struct gc_heal {
-	uint64_t loc;
-	uint8_t *data; /* owned */
-};
 
 struct gc_marks {
 	struct slotset set;
@@ -586,98 +576,6 @@ static int run_pass(struct pass *p, uint64_t after, uint64_t until, bool first, 
 	return r;
 }
 
-/* --- healing --- */
-
-static bool heal_waits(const struct gc_control *gc, uint64_t loc)
-{
-	for (unsigned i = 0; i < gc->n_heals; i++)
-		if (gc->heals[i].loc == loc)
-			return true;
-	return false;
-}
-
-void gc_heal(struct store *s, uint64_t loc, const void *data)
-{
-	struct gc_control *gc = &s->gc;
-	uint8_t *copy = NULL;
-
-	pthread_mutex_lock(&gc->heal_lock);
-	if (gc->n_heals < HEALS_MAX && !heal_waits(gc, loc))
-		copy = malloc(CHUNK_SIZE);
-	if (copy) {
-		memcpy(copy, data, CHUNK_SIZE);
-		gc->heals[gc->n_heals++] = (struct gc_heal){loc, copy};
-	}
-	pthread_mutex_unlock(&gc->heal_lock);
-	if (copy)
-		gc_kick(s);
-}
-
-static int heal_order(const void *a, const void *b)
-{
-	const struct gc_heal *x = a, *y = b;
-	return x->loc < y->loc ? -1 : x->loc > y->loc;
-}
-
-static void heal_segment(struct store *s, const struct gc_heal *v, unsigned n)
-{
-	const unsigned long long segment = loc_segment(v[0].loc);
-	struct heal heals[HEALS_MAX];
-	struct slot_bits all;
-	uint64_t written;
-	unsigned used = 0;
-
-	memset(&all, 0xff, sizeof(all));
-	for (unsigned i = 0; i < n; i++)
-		heals[i] = (struct heal){.loc = v[i].loc, .data = v[i].data};
-	const int r = segments_rewrite(s->segments, segment, &all, heals, n, &written);
-	for (unsigned i = 0; r == 0 && i < n; i++)
-		used += heals[i].used;
-	if (used > 0) {
-		atomic_fetch_add(&s->count.healed_chunks, used);
-		log_note("segment %llu: %u damaged chunks written again", segment, used);
-	}
-	if (used < n)
-		log_warn("segment %llu: %u damaged chunks could not be written again: %s", segment,
-		        n - used,
-		        r < 0 ? strerror(-r)
-		              : "what they were is not known for sure, or there is no room");
-}
-
-/*
- * Takes what was offered so far and rewrites those segments.  The commit comes before the taking: a
- * damaged frame makes room for its healed chunks only if all of them are there, and the group that
- * found the first is still finding others.
- */
-static int run_heals(struct store *s)
-{
-	struct gc_heal v[HEALS_MAX];
-
-	pthread_mutex_lock(&s->gc.heal_lock);
-	const bool none = s->gc.n_heals == 0;
-	pthread_mutex_unlock(&s->gc.heal_lock);
-	if (none)
-		return 0;
-	segments_seal_all(s->segments);
-	int r = commit(s);
-	if (r < 0)
-		return r;
-	pthread_mutex_lock(&s->gc.heal_lock);
-	const unsigned n = s->gc.n_heals;
-	memcpy(v, s->gc.heals, n * sizeof(*v));
-	s->gc.n_heals = 0;
-	pthread_mutex_unlock(&s->gc.heal_lock);
-	qsort(v, n, sizeof(*v), heal_order);
-	for (unsigned i = 0, k; i < n; i = k) {
-		for (k = i + 1; k < n && loc_segment(v[k].loc) == loc_segment(v[i].loc); k++)
-			;
-		heal_segment(s, &v[i], k - i);
-	}
-	for (unsigned i = 0; i < n; i++)
-		free(v[i].data);
-	return commit(s);
-}
-
 /* --- running --- */
 
 static uint64_t stored_bytes(struct store *s)
@@ -701,7 +599,7 @@ static int run_all(struct store *s, struct pass *p)
 		if (r < 0)
 			return r;
 	}
-	r = run_heals(s);
+	r = gc_run_heals(s);
 	while (r == 0 && (first || last < until)) {
 		r = run_pass(p, after, until, first, &last);
 		if (last == after)
@@ -816,7 +714,7 @@ int gc_init(struct store *s)
 	pthread_condattr_setclock(&ca, CLOCK_MONOTONIC);
 	pthread_cond_init(&gc->wake, &ca);
 	pthread_condattr_destroy(&ca);
-	gc->heals = calloc(HEALS_MAX, sizeof(*gc->heals));
+	gc->heals = calloc(GC_HEALS_MAX, sizeof(*gc->heals));
 	maps_set_observer(s->maps, entry_added, entry_dropped, s);
 	return gc->heals ? 0 : -ENOMEM;
 }

@@ -12,6 +12,7 @@
  */
 #pragma once
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -171,6 +172,12 @@ struct flush_control {
 
 /* The collector; gc.c. */
 #define GC_SEGMENT_BITS sizeof(struct slot_bits)
+/* Good copies that wait to heal damaged chunks: as many as one segment holds. */
+#define GC_HEALS_MAX SEGMENT_SLOTS
+struct gc_heal {
+	uint64_t loc;
+	uint8_t *data; /* owned */
+};
 struct gc_control {
 	pthread_mutex_t run_lock; /* one collection at a time */
 	pthread_mutex_t heal_lock;
@@ -308,6 +315,13 @@ static inline bool image_locked(const struct image *img)
 {
 	return UNLIKELY(atomic_load_explicit(&img->locked, memory_order_relaxed));
 }
+/* Why the content may not be changed: -EROFS, -ENOKEY; or 0. */
+static inline int image_refused(const struct image *img)
+{
+	if (UNLIKELY(img->id & SNAPSHOT_BIT))
+		return -EROFS;
+	return image_locked(img) ? -ENOKEY : 0;
+}
 /* The crypto domain of a segment, for maps_set_keys; of one that does not exist: UINT32_MAX. */
 uint32_t domain_of_segment(void *arg, uint64_t segment);
 /*
@@ -442,6 +456,10 @@ int gc_txg_write(struct store *s) MUST_CHECK;
 void gc_txg_committed(struct store *s, uint64_t txg);
 /* A damaged chunk's content turned up again.  Forgotten if too much waits already. */
 void gc_heal(struct store *s, uint64_t loc, const void *data);
+
+/* --- gc-heal.c --- */
+/* Takes what was offered so far and rewrites those segments.  The collector. */
+int gc_run_heals(struct store *s) MUST_CHECK;
 
 /* --- readahead.c --- */
 int readahead_start(struct store *s) MUST_CHECK;
