@@ -429,6 +429,55 @@ static void test_usage(void **state)
 	bed_free(&b);
 }
 
+/* 1 TiB, sparse, n times 64 MiB of it mapped. */
+static void make_large(struct bed *b, unsigned n)
+{
+	const uint64_t stride = (1ull << 40) / n;
+	struct image *src = bed_image(b, 1), *img = bed_image(b, IMG);
+	uint64_t shared;
+
+	bed_write(src, 0, 8 * MIB, 1);
+	assert_int_equal(store_sync(b->store), 0);
+	for (unsigned i = 0; i < n * 8; i++) {
+		store_enter(b->store);
+		const int r = store_share(
+		        src, 0, img, i / 8 * stride + i % 8 * 8 * MIB, 8 * MIB, &shared);
+		store_leave(b->store);
+		assert_int_equal(r, 0);
+		if (i % 64 == 63)
+			assert_int_equal(store_sync(b->store), 0);
+	}
+	assert_int_equal(store_sync(b->store), 0);
+	store_image_close(src);
+	store_image_close(img);
+}
+
+/* An operation reads and writes a few rows, whatever the size.  SNAPSHOT_BENCH=64: 4 Mi chunks, timed. */
+static void test_costs_the_same_at_any_size(void **state)
+{
+	const char *bench = getenv("SNAPSHOT_BENCH");
+	struct bed b;
+
+	(void)state;
+	bed_make(&b);
+	bed_open(&b);
+	make_large(&b, bench ? (unsigned)atoi(bench) : 2);
+	for (unsigned k = 0; k < 3; k++) {
+		const uint64_t writes = fake_meta_writes(b.meta), reads = fake_meta_reads(b.meta);
+		const uint64_t start_ns = clock_now_ns();
+
+		assert_int_equal(k == 0   ? snapshot(&b, 11, IMG)
+		                 : k == 1 ? clone_of(&b, IMG, 20)
+		                          : rollback(&b, IMG, 11),
+		        0);
+		if (bench)
+			printf("%.3f ms\n", (double)(clock_now_ns() - start_ns) / 1e6);
+		assert_true(fake_meta_writes(b.meta) - writes < 10);
+		assert_true(fake_meta_reads(b.meta) - reads < 10);
+	}
+	bed_free(&b);
+}
+
 /* Copies made and sources deleted while the collector walks. */
 struct race {
 	struct bed *b;
@@ -492,6 +541,7 @@ int main(void)
 	        cmocka_unit_test(test_failed_commits),
 	        cmocka_unit_test(test_diff),
 	        cmocka_unit_test(test_usage),
+	        cmocka_unit_test(test_costs_the_same_at_any_size),
 	        cmocka_unit_test(test_copies_during_collection),
 	};
 
