@@ -207,11 +207,12 @@ static int hook_replay(void *arg, const void *rows, size_t len)
 	return ns_replay(b->ds.ns, rows, len);
 }
 
-static void hook_leaving(void *arg)
+/* ds.store may not be set yet. */
+static void hook_leaving(void *arg, struct store *s)
 {
 	struct binding *b = arg;
 
-	jobs_leaving(b->ds.ns, b->ds.store);
+	jobs_leaving(b->ds.ns, s);
 }
 
 /* --- opening --- */

@@ -24,9 +24,7 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/log.h"
 
-#define HASH_TEXT  65u /* SHA-256 in hex, terminated */
 #define USERS_MAX  16u
 #define USER_TEXT  64u
 #define PASSWD_BUF 16384u
@@ -107,7 +105,7 @@ static json_t *text_of(const char *s)
 }
 
 /* SHA-256 over the hash of the entry before and the canonical text of this one, without "hash". */
-static int hash_of(const char *prev, const char *text, char ret_hash[HASH_TEXT])
+static int hash_of(const char *prev, const char *text, char ret_hash[AUDIT_HASH_TEXT])
 {
 	unsigned char sum[EVP_MAX_MD_SIZE];
 	EVP_MD_CTX *ctx = EVP_MD_CTX_new();
@@ -121,19 +119,19 @@ static int hash_of(const char *prev, const char *text, char ret_hash[HASH_TEXT])
 	EVP_MD_CTX_free(ctx);
 	if (!good)
 		return -EIO;
-	for (unsigned i = 0; i < HASH_TEXT / 2; i++)
+	for (unsigned i = 0; i < AUDIT_HASH_TEXT / 2; i++)
 		sprintf(ret_hash + (size_t)2 * i, "%02x", sum[i]);
 	return 0;
 }
 
 static bool hash_good(const char *hash)
 {
-	return hash && strlen(hash) == HASH_TEXT - 1 &&
-	       strspn(hash, "0123456789abcdef") == HASH_TEXT - 1;
+	return hash && strlen(hash) == AUDIT_HASH_TEXT - 1 &&
+	       strspn(hash, "0123456789abcdef") == AUDIT_HASH_TEXT - 1;
 }
 
 /* What the text claims to be its hash, taken out of the object; NULL: it is no entry. */
-static json_t *entry_parse(const void *text, size_t len, char ret_hash[HASH_TEXT])
+static json_t *entry_parse(const void *text, size_t len, char ret_hash[AUDIT_HASH_TEXT])
 {
 	json_t *json = json_loadb(text, len, JSON_REJECT_DUPLICATES, NULL);
 	const char *hash = json_string_value(json_object_get(json, "hash"));
@@ -142,7 +140,7 @@ static json_t *entry_parse(const void *text, size_t len, char ret_hash[HASH_TEXT
 		json_decref(json);
 		return NULL;
 	}
-	memcpy(ret_hash, hash, HASH_TEXT);
+	memcpy(ret_hash, hash, AUDIT_HASH_TEXT);
 	json_object_del(json, "hash");
 	return json;
 }
@@ -150,7 +148,7 @@ static json_t *entry_parse(const void *text, size_t len, char ret_hash[HASH_TEXT
 /* --- appending --- */
 
 /* *ret_hash: of the last entry, "" when there is none, or when it is none. */
-static int chain_end(struct ns *ns, uint64_t *ret_seq, char ret_hash[HASH_TEXT])
+static int chain_end(struct ns *ns, uint64_t *ret_seq, char ret_hash[AUDIT_HASH_TEXT])
 {
 	struct bytes_out text = {0};
 	uint64_t seq = 0;
@@ -182,7 +180,8 @@ static json_t *entry_json(const struct audit_entry *e, uint64_t seq, const char 
 }
 
 /* Adds the hash to the object.  The canonical text of it all is owned by the caller. */
-static int entry_seal(json_t *json, const char *prev, char ret_hash[HASH_TEXT], char **ret_text)
+static int entry_seal(
+        json_t *json, const char *prev, char ret_hash[AUDIT_HASH_TEXT], char **ret_text)
 {
 	CLEANUP(free_ptr) char *bare = json_dumps(json, CANONICAL);
 
@@ -197,25 +196,27 @@ static int entry_seal(json_t *json, const char *prev, char ret_hash[HASH_TEXT], 
 	return *ret_text ? 0 : -ENOMEM;
 }
 
-int audit_append(struct ns *ns, const struct audit_entry *e)
+int audit_append(struct ns *ns, const struct audit_entry *e, struct audit_mark *ret_mark)
 {
 	CLEANUP(free_ptr) char *text = NULL;
-	char prev[HASH_TEXT], hash[HASH_TEXT];
-	uint64_t seq = 0;
-	int r = chain_end(ns, &seq, prev);
+	char prev[AUDIT_HASH_TEXT];
+	struct audit_mark mark = {0};
+	int r = chain_end(ns, &mark.seq, prev);
 
 	if (r < 0)
 		return r;
-	seq++;
-	json_t *json = entry_json(e, seq, prev);
-	r = json ? entry_seal(json, prev, hash, &text) : -ENOMEM;
+	mark.seq++;
+	json_t *json = entry_json(e, mark.seq, prev);
+	r = json ? entry_seal(json, prev, mark.hash, &text) : -ENOMEM;
 	json_decref(json);
 	if (r == 0)
-		r = ns_record_put(ns, RECORD_AUDIT, 0, seq, text, strlen(text));
-	if (r == 0)
-		log_note(
-		        "audit: entry %llu: %s, hash %s", (unsigned long long)seq, e->action, hash);
-	return r;
+		r = ns_record_put(ns, RECORD_AUDIT, 0, mark.seq, text, strlen(text));
+	if (r < 0)
+		return r;
+	snprintf(mark.action, sizeof(mark.action), "%s", e->action);
+	if (ret_mark)
+		*ret_mark = mark;
+	return 0;
 }
 
 /* --- reading --- */
@@ -275,7 +276,7 @@ static int verify_entry(struct verify *vf, uint64_t seq, json_t *json, const cha
 	const json_t *number = json_object_get(json, "seq");
 	CLEANUP(free_ptr) char *bare = json_dumps(json, CANONICAL);
 	CLEANUP(free_ptr) char *whole = NULL;
-	char hash[HASH_TEXT];
+	char hash[AUDIT_HASH_TEXT];
 
 	if (!bare || json_object_set_new(json, "hash", json_string(claimed)) < 0)
 		return -ENOMEM;
@@ -300,7 +301,7 @@ static int verify_one(void *arg, uint64_t owner, uint64_t id, const void *value,
 {
 	struct verify *vf = arg;
 	const uint64_t seq = ++vf->v.entries;
-	char claimed[HASH_TEXT] = "";
+	char claimed[AUDIT_HASH_TEXT] = "";
 	int r = 0;
 
 	json_t *json = entry_parse(value, len, claimed);

@@ -8,13 +8,15 @@
  * (libcrypto) over prev's hash and those bytes, in hex.  Changing,
  * removing, reordering or inserting an entry breaks the chain at that place; cutting its end off
  * shows against a hash that was kept elsewhere: each entry's number and hash also go to the log
- * (the journal), and verification takes one to look for.
+ * (the journal) once the entry is durable, and verification takes one to look for.
  */
 #pragma once
 
 #include <jansson.h>
 
 #include "meta/records.h"
+
+#define AUDIT_HASH_TEXT 65u /* SHA-256 in hex, terminated */
 
 struct audit_entry {
 	uint32_t uid;
@@ -31,8 +33,19 @@ struct audit_entry {
  * then remembered.  audit_append does it itself when it was not done.
  */
 void audit_prepare(uint32_t uid);
-/* Inside the gate; one at a time (the caller's lock).  Logs number and hash. */
-int audit_append(struct ns *ns, const struct audit_entry *e) MUST_CHECK;
+/* What goes to the log of an entry. */
+struct audit_mark {
+	uint64_t seq;
+	char hash[AUDIT_HASH_TEXT];
+	char action[32];
+};
+/*
+ * Inside the gate; one at a time (the caller's lock).  ret_mark (may be NULL) is to be logged once the
+ * entry is durable, not before: of one that a crash took back, verification would say that it is
+ * missing.
+ */
+int audit_append(
+        struct ns *ns, const struct audit_entry *e, struct audit_mark *ret_mark) MUST_CHECK;
 
 /* inode 0: all.  fn gets each stored object (borrowed), in order; non-zero stops and is returned. */
 typedef int audit_fn(void *arg, json_t *entry);
@@ -40,7 +53,7 @@ int audit_each(struct ns *ns, uint64_t inode, audit_fn *fn, void *arg) MUST_CHEC
 
 struct audit_verdict {
 	uint64_t entries;
-	char head[65];    /* hash of the last entry; "" when there is none */
+	char head[AUDIT_HASH_TEXT]; /* hash of the last entry; "" when there is none */
 	uint64_t bad_seq; /* first entry that does not fit, by its place; 0: the chain is whole */
 	char why[160];    /* what is wrong with it */
 	bool expected_found; /* the hash that was asked for is in the chain, before any break */

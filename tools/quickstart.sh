@@ -150,6 +150,9 @@ show()
 	sync -f "$dir/mnt"
 	"$weir" stats "$dir/mnt"
 	"$weir" images "$dir/mnt"
+	step "what is in the guest's disk, and its filter stack"
+	"$weir" discover "$dir/mnt/debian.img" || echo "weir discover could not look into it"
+	"$weir" filter list "$dir/mnt/vm1.img"
 	if [ -n "$umount_after" ]; then
 		step "unmount"
 		"$weir" umount "$dir/mnt"

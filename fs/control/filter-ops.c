@@ -63,7 +63,7 @@ static int run_set(struct control_context *ctx, const struct control_request *re
 
 	if (!ctx->manager)
 		return no_manager(em);
-	return manager_set(ctx->manager, &ctx->who, &c, ret_json, em);
+	return manager_set(ctx->manager, &ctx->who, &c, ctx->progress, ctx->arg, ret_json, em);
 }
 
 static int run_detach(struct control_context *ctx, const struct control_request *req,

@@ -155,6 +155,7 @@ static void client_answer(struct client *cl, char *line, size_t len)
 
 	explicit_bzero(line, len); /* may hold a secret */
 	if (!r) {
+		audit_prepare(cl->who.uid); /* not in the gate, where it would stop all writes */
 		r = req.op->run(&ctx, &req, &result, &em);
 		control_request_release(&req);
 	}

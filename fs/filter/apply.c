@@ -2,8 +2,13 @@
  * apply.c - what the control socket asks of stacks: on one target, or all below it
  *
  * Changes are made under the manager's lock, one inode at a time, each complete in itself: of a
- * recursive one, what failed is listed beside what was done.  Waiting for conversions comes after
- * the lock is released, so others may go on.
+ * recursive one, what failed is listed beside what was done.  Between two inodes the lock is free, so
+ * that a change of thousands of images holds nobody else up; progress is told there, and waiting for
+ * conversions comes after all.
+ *
+ * Directories come first: what is made in them from then on inherits.  Files that were made while the
+ * directories were changed are found by walking once more.  Some of them inherited what is being
+ * attached; they are told by having it.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -19,7 +24,11 @@ struct apply {
 	const struct filter_change *c;
 	const struct stage_type *type; /* attach */
 	bool where_attached;           /* set, detach: recursively, only what has the filter */
-	json_t *changed, *failed;      /* owned */
+	/* Of what was made while directories changed: it has inherited what is to be.  May be NULL. */
+	bool (*settled)(const struct apply *a, uint64_t ino);
+	gc_progress_fn *fn; /* may be NULL */
+	void *arg;
+	json_t *changed, *failed; /* owned */
 	struct waiting {
 		uint64_t ino, link;
 		json_t *entry; /* in changed; borrowed */
@@ -84,30 +93,77 @@ static int failed_note(struct apply *a, const struct target *t, int r, const str
 
 /* --- all below --- */
 
+static int one_locked(struct apply *a, const struct target *t, apply_fn *fn,
+        struct change_result *ret_res, struct errmsg *em)
+{
+	pthread_mutex_lock(&a->m->lock);
+	const int r = fn(a, t, ret_res, em);
+	pthread_mutex_unlock(&a->m->lock);
+	return r;
+}
+
+static int one_noted(struct apply *a, uint64_t ino, bool dir, apply_fn *fn)
+{
+	struct change_result res = {0};
+	struct errmsg why = {0};
+	struct target t = {.ino = ino, .dir = dir};
+
+	target_path(a->m->ds->ns, ino, t.path);
+	const int r = one_locked(a, &t, fn, &res, &why);
+	if (r == -ESHUTDOWN)
+		return r;
+	if (r == -ENOENT && a->where_attached)
+		return 0;
+	return r < 0 ? failed_note(a, &t, r, &why) : changed_note(a, &t, &res);
+}
+
+static int apply_kind(struct apply *a, const struct target_list *l, bool dirs, apply_fn *fn)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < l->n && !r; i++) {
+		if (l->dirs[i] != dirs)
+			continue;
+		r = one_noted(a, l->inos[i], dirs, fn);
+		if (a->fn)
+			a->fn(a->arg, i + 1, l->n);
+	}
+	return r;
+}
+
+/* Made while the directories were changed. */
+static int apply_new(struct apply *a, const struct target_list *before, const struct target_list *l,
+        apply_fn *fn)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < l->n && !r; i++) {
+		if (target_list_has(before, l->inos[i], l->dirs[i]) ||
+		        (a->settled && a->settled(a, l->inos[i])))
+			continue;
+		r = one_noted(a, l->inos[i], l->dirs[i], fn);
+	}
+	return r;
+}
+
 static int apply_below(struct apply *a, const struct target *top, apply_fn *fn, struct errmsg *em)
 {
-	struct target_list l = {0};
-	int r = target_walk(a->m->ds->ns, top->ino, &l);
+	struct target_list before = {0}, now = {0};
+	int r = target_walk(a->m->ds->ns, top->ino, &before);
 
 	if (r < 0)
 		return errmsg_set(em, r, "cannot list '%s': %s", top->path, strerror(-r));
-	for (size_t i = 0; i < l.n && !r; i++) {
-		struct change_result res = {0};
-		struct errmsg why = {0};
-		struct target t = {.ino = l.inos[i], .dir = l.dirs[i]};
-		target_path(a->m->ds->ns, t.ino, t.path);
-		r = fn(a, &t, &res, &why);
-		if (r == -ESHUTDOWN)
-			break;
-		if (r == -ENOENT && a->where_attached) {
-			r = 0;
-			continue;
-		}
-		r = r < 0 ? failed_note(a, &t, r, &why) : changed_note(a, &t, &res);
-	}
-	target_list_release(&l);
+	r = apply_kind(a, &before, true, fn);
+	if (!r)
+		r = target_walk(a->m->ds->ns, top->ino, &now);
+	if (!r)
+		r = apply_new(a, &before, &now, fn);
+	if (!r)
+		r = apply_kind(a, &before, false, fn);
+	target_list_release(&before);
+	target_list_release(&now);
 	if (r < 0)
-		return errmsg_set(em, r, "out of memory");
+		return errmsg_set(em, r, "cannot change all of '%s': %s", top->path, strerror(-r));
 	if (a->where_attached && !json_array_size(a->changed) && !json_array_size(a->failed))
 		return errmsg_set(em, -ENOENT,
 		        "filter '%s' is not attached to '%s' nor to anything in it (weir filter "
@@ -120,29 +176,25 @@ static int apply_all(struct apply *a, apply_fn *fn, struct errmsg *em)
 {
 	struct change_result res = {0};
 	struct target t;
-	int r;
+	int r = filter_target(a->m->ds->ns, a->c->target, &t, em);
 
-	pthread_mutex_lock(&a->m->lock);
-	r = filter_target(a->m->ds->ns, a->c->target, &t, em);
-	if (!r && a->c->recursive && t.dir) {
-		r = apply_below(a, &t, fn, em);
-	} else if (!r) {
-		r = fn(a, &t, &res, em);
-		if (!r && changed_note(a, &t, &res) < 0)
-			r = errmsg_set(em, -ENOMEM, "out of memory");
-	}
-	pthread_mutex_unlock(&a->m->lock);
+	if (r < 0)
+		return r;
+	if (a->c->recursive && t.dir)
+		return apply_below(a, &t, fn, em);
+	r = one_locked(a, &t, fn, &res, em);
+	if (!r && changed_note(a, &t, &res) < 0)
+		r = errmsg_set(em, -ENOMEM, "out of memory");
 	return r;
 }
 
 /* --- waiting --- */
 
-static int wait_one(
-        struct apply *a, const struct waiting *w, gc_progress_fn *fn, void *arg, struct errmsg *em)
+static int wait_one(struct apply *a, const struct waiting *w, struct errmsg *em)
 {
 	const char *state = json_string_value(json_object_get(w->entry, "state"));
 	const bool out = !strcmp(state, manifest_state_name(STACK_CONVERTING_OUT));
-	const int r = jobs_wait(a->m->jobs, w->ino, w->link, fn, arg, em);
+	const int r = jobs_wait(a->m->jobs, w->ino, w->link, a->fn, a->arg, em);
 
 	if (r < 0)
 		return r;
@@ -152,24 +204,23 @@ static int wait_one(
 	               : 0;
 }
 
-static int apply_wait(struct apply *a, gc_progress_fn *fn, void *arg, struct errmsg *em)
+static int apply_wait(struct apply *a, struct errmsg *em)
 {
 	int r = 0;
 
 	for (size_t i = 0; i < a->n_waits && !r && a->c->wait; i++)
-		r = wait_one(a, &a->waits[i], fn, arg, em);
+		r = wait_one(a, &a->waits[i], em);
 	return r;
 }
 
-static int apply(struct apply *a, apply_fn *one, gc_progress_fn *fn, void *arg, json_t **ret_json,
-        struct errmsg *em)
+static int apply(struct apply *a, apply_fn *one, json_t **ret_json, struct errmsg *em)
 {
 	int r = apply_begin(a, em);
 
 	if (!r)
 		r = apply_all(a, one, em);
 	if (!r)
-		r = apply_wait(a, fn, arg, em);
+		r = apply_wait(a, em);
 	json_t *json =
 	        r < 0 ? NULL : json_pack("{s:O, s:O}", "changed", a->changed, "failed", a->failed);
 	apply_end(a);
@@ -189,25 +240,11 @@ static int attach_one(
 	        a->c->force, ret_res, em);
 }
 
-static int set_asked(struct apply *a, const struct target *t, const char *name,
-        const char *const *settings, unsigned n, bool replace, struct change_result *ret_res,
-        struct errmsg *em)
-{
-	struct vnode *file;
-	int r = consent_open(a->m, t, name, &file, em);
-
-	if (r < 0)
-		return r;
-	r = change_set(a->m, a->who, t, name, settings, n, replace, ret_res, em);
-	if (file)
-		vfs_release(a->m->vfs, file);
-	return r;
-}
-
 static int set_one(
         struct apply *a, const struct target *t, struct change_result *ret_res, struct errmsg *em)
 {
-	return set_asked(a, t, a->c->type, a->c->settings, a->c->n_settings, false, ret_res, em);
+	return change_set(
+	        a->m, a->who, t, a->c->type, a->c->settings, a->c->n_settings, false, ret_res, em);
 }
 
 static int detach_one(
@@ -216,35 +253,80 @@ static int detach_one(
 	return change_detach(a->m, a->who, t, a->c->type, a->c->force, ret_res, em);
 }
 
+static bool has_item(const struct manifest *mf, const struct stack_item *wanted)
+{
+	for (unsigned i = 0; i < mf->plan.n; i++) {
+		const struct stack_item *item = &mf->plan.items[i];
+		if (!strcmp(item->type_name, wanted->type_name) && item->given &&
+		        !strcmp(item->given, wanted->given))
+			return true;
+	}
+	return false;
+}
+
+/* Where it cannot be told, the change itself is to say why. */
+static bool attach_settled(const struct apply *a, uint64_t ino)
+{
+	CLEANUP(manifest_freep) struct manifest *mf = NULL;
+	struct stack_item wanted = {0};
+
+	if (manifest_load(a->m->ds->ns, ino, &mf, NULL) < 0 ||
+	        manifest_item_make(a->type, 0, a->c->settings, a->c->n_settings, &wanted, NULL) < 0)
+		return false;
+	const bool has = has_item(mf, &wanted);
+	manifest_item_release(&wanted);
+	return has;
+}
+
+static bool detach_settled(const struct apply *a, uint64_t ino)
+{
+	CLEANUP(manifest_freep) struct manifest *mf = NULL;
+
+	return manifest_load(a->m->ds->ns, ino, &mf, NULL) == 0 &&
+	       item_find(mf, a->c->type, NULL) == -ENOENT;
+}
+
 int manager_attach(struct manager *m, const struct filter_caller *who,
         const struct filter_change *c, gc_progress_fn *fn, void *arg, json_t **ret_json,
         struct errmsg *em)
 {
-	struct apply a = {.m = m, .who = who, .c = c, .type = stage_type_find(c->type)};
+	struct apply a = {.m = m,
+	        .who = who,
+	        .c = c,
+	        .type = stage_type_find(c->type),
+	        .settled = attach_settled,
+	        .fn = fn,
+	        .arg = arg};
 
 	if (!a.type)
 		return errmsg_set(
 		        em, -EINVAL, "there is no filter type '%s' (weir filter types)", c->type);
-	return apply(&a, attach_one, fn, arg, ret_json, em);
+	return apply(&a, attach_one, ret_json, em);
 }
 
 int manager_set(struct manager *m, const struct filter_caller *who, const struct filter_change *c,
-        json_t **ret_json, struct errmsg *em)
+        gc_progress_fn *fn, void *arg, json_t **ret_json, struct errmsg *em)
 {
-	struct apply a = {.m = m, .who = who, .c = c, .where_attached = true};
+	struct apply a = {.m = m, .who = who, .c = c, .where_attached = true, .fn = fn, .arg = arg};
 
 	if (c->n_settings == 0)
 		return errmsg_set(em, -EINVAL, "nothing to set (write key=value)");
-	return apply(&a, set_one, NULL, NULL, ret_json, em);
+	return apply(&a, set_one, ret_json, em);
 }
 
 int manager_detach(struct manager *m, const struct filter_caller *who,
         const struct filter_change *c, gc_progress_fn *fn, void *arg, json_t **ret_json,
         struct errmsg *em)
 {
-	struct apply a = {.m = m, .who = who, .c = c, .where_attached = true};
+	struct apply a = {.m = m,
+	        .who = who,
+	        .c = c,
+	        .where_attached = true,
+	        .settled = detach_settled,
+	        .fn = fn,
+	        .arg = arg};
 
-	return apply(&a, detach_one, fn, arg, ret_json, em);
+	return apply(&a, detach_one, ret_json, em);
 }
 
 /* --- actions --- */
@@ -263,21 +345,37 @@ static int action_audit(struct manager *m, const struct filter_caller *who, cons
 	return r < 0 ? errmsg_set(em, r, "cannot record the action: %s", strerror(-r)) : 0;
 }
 
-/* With the image open, and its entry locked against changes. */
-static int action_run(struct filter_image *fi, const char *type, const char *action,
-        const char *const *args, unsigned n_args, char **ret_text, struct errmsg *em)
+struct run {
+	const char *type, *action; /* type: "TYPE" or "TYPE:LINK" */
+	const char *const *args;
+	unsigned n_args;
+	bool changes; /* is to be audited */
+	char *text;   /* the answer; owned */
+};
+
+static bool names(const char *const *list, const char *name)
 {
-	const int at = item_find(fi->manifest, type, em);
+	while (list && *list)
+		if (!strcmp(*list++, name))
+			return true;
+	return false;
+}
+
+/* With the image open, and its entry locked against changes. */
+static int action_run(struct filter_image *fi, struct run *run, struct errmsg *em)
+{
+	const int at = item_find(fi->manifest, run->type, em);
 
 	if (at < 0)
 		return at;
-	return pipeline_action(fi->pipeline, fi->manifest->plan.items[at].link, action, args,
-	        n_args, ret_text, em);
+	const struct stack_item *item = &fi->manifest->plan.items[at];
+	run->changes = !item->type || !names(item->type->queries, run->action);
+	return pipeline_action(
+	        fi->pipeline, item->link, run->action, run->args, run->n_args, &run->text, em);
 }
 
-static int action_open(struct manager *m, const struct target *t, const char *type,
-        const char *action, const char *const *args, unsigned n_args, char **ret_text,
-        struct errmsg *em)
+static int action_open(
+        struct manager *m, const struct target *t, struct run *run, struct errmsg *em)
 {
 	struct vnode *file;
 	int r = vfs_open(m->vfs, t->ino, &file);
@@ -288,144 +386,57 @@ static int action_open(struct manager *m, const struct target *t, const char *ty
 	struct filter_image *fi = image_peek(m, t->ino);
 	ASSERT(fi);
 	pthread_mutex_lock(&fi->lock);
-	r = action_run(fi, type, action, args, n_args, ret_text, em);
+	r = action_run(fi, run, em);
 	pthread_mutex_unlock(&fi->lock);
 	image_put(fi);
 	vfs_release(m->vfs, file);
 	return r;
 }
 
+static int action_answer(const struct run *run, json_t **ret_json, struct errmsg *em)
+{
+	if (!run->text)
+		return 0;
+	json_t *json = json_loads(run->text, JSON_DECODE_ANY, NULL);
+	if (!json)
+		return errmsg_set(em, -EPROTO, "the answer of filter '%s' is no JSON", run->type);
+	*ret_json = json;
+	return 0;
+}
+
 int manager_action(struct manager *m, const struct filter_caller *who, const char *target,
         const char *type, const char *action, const char *const *args, unsigned n_args,
         json_t **ret_json, struct errmsg *em)
 {
-	CLEANUP(free_ptr) char *text = NULL;
+	struct run run = {.type = type, .action = action, .args = args, .n_args = n_args};
 	struct target t;
 	int r = filter_target(m->ds->ns, target, &t, em);
 
 	if (!r && t.dir)
 		r = errmsg_set(em, -EISDIR, "'%s' is a directory: name an image", target);
 	if (!r)
-		r = action_open(m, &t, type, action, args, n_args, &text, em);
-	if (!r && !m->read_only)
+		r = action_open(m, &t, &run, em);
+	if (!r && run.changes && !m->read_only)
 		r = action_audit(m, who, &t, type, action, em);
-	if (r < 0 || !text)
-		return r;
-	json_t *json = json_loads(text, JSON_DECODE_ANY, NULL);
-	if (!json)
-		return errmsg_set(em, -EPROTO, "the answer of filter '%s' is no JSON", type);
-	*ret_json = json;
-	return 0;
+	if (!r)
+		r = action_answer(&run, ret_json, em);
+	free(run.text);
+	return r;
 }
 
 /* --- policies --- */
-
-/* Stages of one type that the stack has, the nth of them; -1. */
-static int nth_of_type(const struct manifest *mf, const char *type, unsigned nth)
-{
-	int at = stack_plan_find_type(&mf->plan, type, 0);
-
-	while (at >= 0 && nth-- > 0)
-		at = stack_plan_find_type(&mf->plan, type, at + 1);
-	return at;
-}
-
-/* How many stages of the type come before stage i. */
-static unsigned policy_nth(const struct policy *p, unsigned i)
-{
-	unsigned nth = 0;
-
-	for (unsigned j = 0; j < i; j++)
-		nth += !strcmp(p->stages[j].type, p->stages[i].type);
-	return nth;
-}
-
-static unsigned policy_count(const struct policy *p, const char *type)
-{
-	unsigned n = 0;
-
-	for (unsigned i = 0; i < p->n; i++)
-		n += !strcmp(p->stages[i].type, type);
-	return n;
-}
-
-static int policy_stage(struct apply *a, const struct target *t, const struct manifest *mf,
-        const struct policy *p, unsigned i, struct change_result *res, struct errmsg *em)
-{
-	const struct policy_stage *st = &p->stages[i];
-	const int at = nth_of_type(mf, st->type, policy_nth(p, i));
-	char name[64];
-
-	if (at >= 0) {
-		snprintf(name, sizeof(name), "%s:%llu", st->type,
-		        (unsigned long long)mf->plan.items[at].link);
-		return set_asked(a, t, name, st->settings, st->n_settings, true, res, em);
-	}
-	const struct stage_type *type = stage_type_find(st->type);
-	if (!type)
-		return errmsg_set(em, -EINVAL, "there is no filter type '%s'", st->type);
-	return change_attach(
-	        a->m, a->who, t, type, st->settings, st->n_settings, a->c->force, res, em);
-}
-
-/* A policy that was saved for its cache settings is not to decrypt what it is applied to. */
-static int policy_spares(const struct apply *a, const struct policy *p,
-        const struct stack_item *item, struct errmsg *em)
-{
-	if (a->c->force || item->state == STACK_CONVERTING_OUT ||
-	        !(item->capabilities & STAGE_TRANSFORMS))
-		return 0;
-	return errmsg_set(em, -EPERM,
-	        "policy '%s' lacks filter '%s', which transforms the stored data: detach that "
-	        "first, or apply the policy with --force",
-	        p->name, item->type_name);
-}
-
-static int policy_detach(struct apply *a, const struct target *t, const struct manifest *mf,
-        const struct policy *p, struct change_result *res, struct errmsg *em)
-{
-	int r = 0;
-
-	for (unsigned i = mf->plan.n; i-- > 0 && !r;) {
-		const struct stack_item *item = &mf->plan.items[i];
-		unsigned nth = 0;
-		char name[64];
-		for (unsigned j = 0; j < i; j++)
-			nth += !strcmp(mf->plan.items[j].type_name, item->type_name);
-		if (nth < policy_count(p, item->type_name))
-			continue;
-		snprintf(name, sizeof(name), "%s:%llu", item->type_name,
-		        (unsigned long long)item->link);
-		r = policy_spares(a, p, item, em);
-		if (!r)
-			r = change_detach(a->m, a->who, t, name, a->c->force, res, em);
-	}
-	return r;
-}
 
 struct policy_apply {
 	struct apply a; /* first */
 	const struct policy *policy;
 };
 
-/* What is too many goes first: it may stand in the way of what comes. */
 static int policy_one(
         struct apply *a, const struct target *t, struct change_result *ret_res, struct errmsg *em)
 {
 	const struct policy *p = CONTAINER_OF(a, struct policy_apply, a)->policy;
-	struct change_result res = {.state = "active"};
-	struct manifest *mf;
-	int r = manifest_load(a->m->ds->ns, t->ino, &mf, em);
 
-	if (r < 0)
-		return r;
-	r = policy_detach(a, t, mf, p, &res, em);
-	for (unsigned i = 0; i < p->n && !r; i++)
-		r = policy_stage(a, t, mf, p, i, &res, em);
-	manifest_free(mf);
-	if (!r)
-		*ret_res = res;
-	return r;
+	return change_policy(a->m, a->who, t, p, a->c->force, ret_res, em);
 }
 
 int manager_policy_apply(struct manager *m, const struct filter_caller *who,
@@ -437,8 +448,9 @@ int manager_policy_apply(struct manager *m, const struct filter_caller *who,
 
 	if (r < 0)
 		return r;
-	struct policy_apply pa = {.a = {.m = m, .who = who, .c = c}, .policy = p};
-	r = apply(&pa.a, policy_one, fn, arg, ret_json, em);
+	struct policy_apply pa = {
+	        .a = {.m = m, .who = who, .c = c, .fn = fn, .arg = arg}, .policy = p};
+	r = apply(&pa.a, policy_one, ret_json, em);
 	policy_free(p);
 	return r;
 }

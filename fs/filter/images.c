@@ -8,7 +8,8 @@
  *
  * An entry outlives the closing while its state is on the way to disk, so that whoever flushes or
  * commits finds it, and the next opening does not read rows that are older; and while it says why the
- * image does not open.  What nobody needs any more is swept when another image is opened or closed.
+ * image does not open; not beyond the inode.  What nobody needs any more is swept when another image
+ * is opened or closed.
  *
  * What lies below.  The vfs's table of functions is kept, ours stands in front of it: requests and
  * prefetches go on to the vfs, state and messages stay here.
@@ -87,10 +88,12 @@ static void image_free(struct filter_image *fi)
 	free(fi);
 }
 
+/* State of an inode that is gone settles no more: its rows went with it. */
 static bool image_idle(const struct filter_image *fi, uint64_t txg)
 {
-	return fi->refs == 0 && !fi->pipeline && !fi->reason[0] &&
-	       !(fi->state && state_unsettled(fi->state, txg));
+	if (fi->refs > 0 || fi->pipeline)
+		return false;
+	return fi->gone || (!fi->reason[0] && !(fi->state && state_unsettled(fi->state, txg)));
 }
 
 /* Outside the gate. */
@@ -384,8 +387,13 @@ static void hook_collect(void *arg, uint64_t ino)
 	struct manager *m = arg;
 	struct filter_image *fi = image_peek(m, ino);
 
-	if (fi && fi->state)
-		state_collect(fi->state, m->ds->ns, store_txg(m->ds->store));
+	if (!fi)
+		return;
+	pthread_mutex_lock(&m->images_lock);
+	struct state_table *state = fi->state;
+	pthread_mutex_unlock(&m->images_lock);
+	if (state)
+		state_collect(state, m->ds->ns, store_txg(m->ds->store));
 	image_put(fi);
 }
 
@@ -405,6 +413,10 @@ static int inherit_row(void *arg, uint64_t owner, uint64_t link, const void *val
 /*
  * Rows are copied as they are: the hash does not cover the link id.  Order among stages of a class
  * stays, for new ids grow.
+ *
+ * The directory's rows are read inside the gate, in the section that puts the new name: a change of
+ * the directory is flushed before it counts, which waits for all such sections.  So whoever lists the
+ * directory after the change finds everything that was made with the stack from before.
  */
 static int hook_inherit(void *arg, uint64_t dir, uint64_t ino)
 {
@@ -421,6 +433,39 @@ static bool hook_read_only(void *arg, uint64_t ino)
 	return notices_quarantined(m->notices, ino);
 }
 
+/* By the settings alone: nobody needs to have it open, nor its key. */
+static int hook_may_remove(void *arg, uint64_t ino)
+{
+	struct manager *m = arg;
+	CLEANUP(manifest_freep) struct manifest *mf = NULL;
+	const struct stage_event event = {.kind = STAGE_EVENT_DELETE};
+	struct errmsg em = {0};
+	int r = manifest_load(m->ds->ns, ino, &mf, &em);
+
+	if (!r)
+		r = manifest_allows(mf, &event, &em);
+	if (r < 0) {
+		char path[FILTER_PATH_MAX];
+		target_path(m->ds->ns, ino, path);
+		log_warn("'%s' is not removed: %s", path, em.text[0] ? em.text : strerror(-r));
+	}
+	return r;
+}
+
+static void hook_gone(void *arg, uint64_t ino)
+{
+	struct manager *m = arg;
+	struct filter_image *fi = image_peek(m, ino);
+
+	if (fi) {
+		pthread_mutex_lock(&m->images_lock);
+		fi->gone = true;
+		pthread_mutex_unlock(&m->images_lock);
+		image_put(fi);
+	}
+	notices_lifted(m->notices, ino);
+}
+
 struct vfs_filters manager_filters(struct manager *m)
 {
 	return (struct vfs_filters){
@@ -430,6 +475,7 @@ struct vfs_filters manager_filters(struct manager *m)
 	        .inherit = hook_inherit,
 	        .collect = hook_collect,
 	        .read_only = hook_read_only,
-	        .may_remove = consent_removal,
+	        .may_remove = hook_may_remove,
+	        .gone = hook_gone,
 	};
 }

@@ -125,9 +125,15 @@ static int job_add(struct jobs *jobs, const struct job *job)
 {
 	struct job **at = job_at(jobs, job->ino, job->link);
 
-	if (*at) { /* a second rotation while the first still runs: it leaves more domains */
+	/*
+	 * A second rotation while the first still runs (it leaves more domains), or the way out
+	 * before the thread has put away the way in.
+	 */
+	if (*at) {
 		memcpy((*at)->from, job->from, sizeof(job->from));
 		(*at)->n_from = job->n_from;
+		(*at)->again = true;
+		(*at)->retry_at_ns = 0;
 		return 0;
 	}
 	*at = malloc(sizeof(*job));
@@ -156,6 +162,15 @@ int jobs_find(struct jobs *jobs, uint64_t ino, uint64_t link, struct job *ret_jo
 		memcpy(ret_job, job, sizeof(*job));
 	pthread_mutex_unlock(&jobs->lock);
 	return job ? 0 : -ENOENT;
+}
+
+bool jobs_again(struct jobs *jobs, uint64_t ino, uint64_t link)
+{
+	pthread_mutex_lock(&jobs->lock);
+	const struct job *job = *job_at(jobs, ino, link);
+	const bool again = job && job->again;
+	pthread_mutex_unlock(&jobs->lock);
+	return again;
 }
 
 bool jobs_leave_domain(struct jobs *jobs, const struct job *but, uint32_t domain)
@@ -219,10 +234,16 @@ static int job_run(struct jobs *jobs, struct job *job, struct errmsg *em)
 
 	if (!r)
 		r = change_finish(m, job->ino, job->link, em);
-	for (unsigned i = 0; i < job->n_from && !r; i++)
-		if (!jobs_leave_domain(jobs, job, job->from[i]))
-			keys_domain_left(m, job->from[i]);
-	return r;
+	if (r < 0)
+		return r;
+	struct job done;
+	pthread_mutex_lock(&jobs->lock);
+	memcpy(&done, job, sizeof(done));
+	pthread_mutex_unlock(&jobs->lock);
+	for (unsigned i = 0; i < done.n_from && !done.again; i++)
+		if (!jobs_leave_domain(jobs, &done, done.from[i]))
+			keys_domain_left(m, done.from[i]);
+	return 0;
 }
 
 static void job_put_off(struct jobs *jobs, struct job *job, int r, const struct errmsg *em)
@@ -263,13 +284,13 @@ static void *jobs_main(void *arg)
 			wait_until(jobs, at_ns);
 			continue;
 		}
-		const unsigned n_from = job->n_from;
+		job->again = false;
 		jobs->current = job;
 		pthread_mutex_unlock(&jobs->lock);
 		const int r = job_run(jobs, job, &em);
 		pthread_mutex_lock(&jobs->lock);
 		jobs->current = NULL;
-		if (r == -EINTR || (!r && job->n_from != n_from))
+		if (r == -EINTR || job->again)
 			; /* the end, or there is more to do now */
 		else if (r < 0)
 			job_put_off(jobs, job, r, &em);

@@ -37,6 +37,7 @@ struct job {
 	unsigned n_from;
 	_Atomic uint64_t done, total; /* bytes; total 0: not known yet */
 	uint64_t retry_at_ns;
+	bool again;             /* it was asked for once more since it began to run */
 	char error[ERRMSG_LEN]; /* why it was put off; "" */
 };
 
@@ -70,6 +71,8 @@ int job_decode(const void *value, size_t len, struct job *ret_job) MUST_CHECK;
 int jobs_add(struct jobs *jobs, const struct job *job) MUST_CHECK;
 /* -ENOENT; a copy of how it stands. */
 int jobs_find(struct jobs *jobs, uint64_t ino, uint64_t link, struct job *ret_job) MUST_CHECK;
+/* With manager.lock held, so that nobody adds it: was it asked for again since it began to run? */
+bool jobs_again(struct jobs *jobs, uint64_t ino, uint64_t link);
 /* Another job than this one leaves that domain, too. */
 bool jobs_leave_domain(struct jobs *jobs, const struct job *but, uint32_t domain);
 /*

@@ -25,6 +25,7 @@
 
 #define FILTER_PATH_MAX      4096u
 #define FILTER_IMAGE_BUCKETS 256u
+#define AUDIT_MARKS_MAX      64u
 
 /* Types of links, for messages about a stage that is coming or going. */
 struct link_note {
@@ -39,6 +40,7 @@ struct link_note {
 struct filter_image {
 	struct filter_image *next; /* images_lock */
 	unsigned refs;             /* images_lock; 0: nobody holds it, it may be swept */
+	bool gone;                 /* images_lock; the inode is removed */
 	struct manager *m;
 	uint64_t ino;
 
@@ -66,7 +68,13 @@ struct manager {
 	struct notices *notices;
 
 	pthread_mutex_t lock;
-	pthread_mutex_t record_lock;
+	pthread_mutex_t record_lock; /* guards the marks, too */
+	/*
+	 * Audit entries that are appended and not known to be durable, a ring: their hashes go to
+	 * the log once they are, for one that a crash takes back must not be looked for later.
+	 */
+	struct audit_mark marks[AUDIT_MARKS_MAX];
+	uint64_t marks_first, marks_end;
 	pthread_mutex_t images_lock;
 	struct filter_image *images[FILTER_IMAGE_BUCKETS];
 };
@@ -77,6 +85,8 @@ struct manager {
  * begun.
  */
 int rows_begin(struct manager *m, struct errmsg *em) MUST_CHECK;
+/* The same for what must be recorded, or gives space back: a full disk does not stop it. */
+int rows_begin_anyway(struct manager *m, struct errmsg *em) MUST_CHECK;
 void rows_end(struct manager *m);
 /* Makes rows durable (not content). */
 int rows_flush(struct manager *m) MUST_CHECK;
@@ -103,10 +113,12 @@ void target_path(struct ns *ns, uint64_t ino, char path[FILTER_PATH_MAX]);
 struct target_list {
 	uint64_t *inos; /* owned; each once: directories and images */
 	bool *dirs;     /* owned */
+	size_t n_dirs;  /* they come first */
 	size_t n, cap;
 };
-/* All that lies below a directory, itself first. */
+/* All that lies below a directory, and itself: directories, then images, each by number. */
 int target_walk(struct ns *ns, uint64_t dir, struct target_list *ret_l) MUST_CHECK;
+bool target_list_has(const struct target_list *l, uint64_t ino, bool dir);
 void target_list_release(struct target_list *l);
 
 /*
@@ -127,15 +139,6 @@ void image_link_type(struct filter_image *fi, uint64_t link, char ret_type[32]);
 void filter_images_free(struct manager *m);
 /* With fi->lock held: its state is in RAM from now on. */
 int image_state_open(struct filter_image *fi, struct errmsg *em) MUST_CHECK;
-/* The hook may_remove of fs/vfs/filters.h (consent.c). */
-int consent_removal(void *manager, uint64_t ino);
-/*
- * With manager.lock held, before a stage is set: one that protects an image is asked (RECONFIGURE),
- * so the image is opened.  *ret_file is for vfs_release() after the change; NULL: nobody is to be
- * asked.
- */
-int consent_open(struct manager *m, const struct target *t, const char *name,
-        struct vnode **ret_file, struct errmsg *em) MUST_CHECK;
 /* Calls fn for each image that could not be opened. */
 typedef void image_reason_fn(void *arg, uint64_t ino, const char *reason);
 void images_unopenable(struct manager *m, image_reason_fn *fn, void *arg);
@@ -150,12 +153,18 @@ struct change_result {
 int change_attach(struct manager *m, const struct filter_caller *who, const struct target *t,
         const struct stage_type *type, const char *const *settings, unsigned n, bool force,
         struct change_result *ret_res, struct errmsg *em) MUST_CHECK;
-/* replace: settings that are not named go back to their defaults. */
+/*
+ * "key=" goes back to its default; replace: so do settings that are not named.
+ */
 int change_set(struct manager *m, const struct filter_caller *who, const struct target *t,
         const char *type, const char *const *settings, unsigned n, bool replace,
         struct change_result *ret_res, struct errmsg *em) MUST_CHECK;
 int change_detach(struct manager *m, const struct filter_caller *who, const struct target *t,
         const char *type, bool force, struct change_result *ret_res, struct errmsg *em) MUST_CHECK;
+/* The whole stack becomes what the policy says, or nothing changes. */
+int change_policy(struct manager *m, const struct filter_caller *who, const struct target *t,
+        const struct policy *p, bool force, struct change_result *ret_res,
+        struct errmsg *em) MUST_CHECK;
 /*
  * For keys: the image or directory's encrypt attachment goes from domain `from` to `to`, and a reseal
  * job is queued for an image that holds data.  -ENOENT: it has none of that domain (any more).

@@ -20,15 +20,27 @@
 
 /* --- rows --- */
 
-int rows_begin(struct manager *m, struct errmsg *em)
+static int begin(struct manager *m, bool anyway, struct errmsg *em)
 {
-	const int r = m->read_only ? -EROFS : store_throttle(m->ds->store, ROWS_COST);
+	int r = m->read_only ? -EROFS : store_throttle(m->ds->store, ROWS_COST);
 
+	if (anyway && r == -ENOSPC)
+		r = 0;
 	if (r < 0)
 		return errmsg_set(em, r, "cannot change anything: %s", strerror(-r));
 	pthread_mutex_lock(&m->record_lock);
 	store_enter(m->ds->store);
 	return 0;
+}
+
+int rows_begin(struct manager *m, struct errmsg *em)
+{
+	return begin(m, false, em);
+}
+
+int rows_begin_anyway(struct manager *m, struct errmsg *em)
+{
+	return begin(m, true, em);
 }
 
 void rows_end(struct manager *m)
@@ -37,9 +49,35 @@ void rows_end(struct manager *m)
 	pthread_mutex_unlock(&m->record_lock);
 }
 
+/* With record_lock. */
+static void mark_add(struct manager *m, const struct audit_mark *mark)
+{
+	m->marks[m->marks_end++ % AUDIT_MARKS_MAX] = *mark;
+	if (m->marks_end - m->marks_first > AUDIT_MARKS_MAX)
+		m->marks_first++; /* the chain goes through it: a later hash stands for it, too */
+}
+
+/* Those before `end` are durable. */
+static void marks_tell(struct manager *m, uint64_t end)
+{
+	pthread_mutex_lock(&m->record_lock);
+	for (; m->marks_first < end; m->marks_first++) {
+		const struct audit_mark *mark = &m->marks[m->marks_first % AUDIT_MARKS_MAX];
+		log_note("audit: entry %llu: %s, hash %s", (unsigned long long)mark->seq,
+		        mark->action, mark->hash);
+	}
+	pthread_mutex_unlock(&m->record_lock);
+}
+
 int rows_flush(struct manager *m)
 {
-	return store_flush(m->ds->store, NULL);
+	pthread_mutex_lock(&m->record_lock);
+	const uint64_t end = m->marks_end;
+	pthread_mutex_unlock(&m->record_lock);
+	const int r = store_flush(m->ds->store, NULL);
+	if (!r)
+		marks_tell(m, end);
+	return r;
 }
 
 int audit_note(struct manager *m, const struct filter_caller *who, const char *action, uint64_t ino,
@@ -56,7 +94,11 @@ int audit_note(struct manager *m, const struct filter_caller *who, const char *a
 	        .old_value = old_value ? old_value : "",
 	        .new_value = new_value ? new_value : "",
 	};
-	return audit_append(m->ds->ns, &entry);
+	struct audit_mark mark;
+	const int r = audit_append(m->ds->ns, &entry, &mark);
+	if (!r)
+		mark_add(m, &mark);
+	return r;
 }
 
 /* --- what the engine asks --- */
@@ -100,6 +142,7 @@ int manager_new(struct datastore *ds, struct vfs *v, struct manager **ret_m, str
 
 	if (!m)
 		return errmsg_set(em, -ENOMEM, "out of memory");
+	audit_prepare(0); /* what the daemon itself does */
 	int r = stage_runtime_new(&cfg, &m->rt);
 	if (r < 0)
 		errmsg_set(em, r, "cannot start the filters' threads: %s", strerror(-r));
@@ -136,8 +179,11 @@ void manager_stop(struct manager *m)
 
 void manager_quiet(struct manager *m)
 {
-	if (m)
-		notices_stop(m->notices);
+	if (!m)
+		return;
+	notices_stop(m->notices);
+	if (m->marks_first < m->marks_end && rows_flush(m) < 0)
+		log_warn("the last entries of the audit trail may be lost");
 }
 
 void manager_free(struct manager *m)

@@ -60,7 +60,7 @@ int manager_attach(struct manager *m, const struct filter_caller *who,
         const struct filter_change *c, gc_progress_fn *fn, void *arg, json_t **ret_json,
         struct errmsg *em) MUST_CHECK;
 int manager_set(struct manager *m, const struct filter_caller *who, const struct filter_change *c,
-        json_t **ret_json, struct errmsg *em) MUST_CHECK;
+        gc_progress_fn *fn, void *arg, json_t **ret_json, struct errmsg *em) MUST_CHECK;
 int manager_detach(struct manager *m, const struct filter_caller *who,
         const struct filter_change *c, gc_progress_fn *fn, void *arg, json_t **ret_json,
         struct errmsg *em) MUST_CHECK;

@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "meta/records.h"
 
@@ -265,6 +266,19 @@ bool manifest_is_damaged(const struct manifest *m, uint64_t link)
 	return false;
 }
 
+int manifest_allows(const struct manifest *m, const struct stage_event *event, struct errmsg *em)
+{
+	const uint64_t wall_ns = clock_wall_ns();
+	int r = 0;
+
+	for (unsigned i = 0; i < m->plan.n && !r; i++) {
+		const struct stack_item *item = &m->plan.items[i];
+		if (stack_item_usable(item) && item->type->allows)
+			r = item->type->allows(&item->settings, event, wall_ns, em);
+	}
+	return r;
+}
+
 int manifest_add(struct manifest *m, struct stack_item *item)
 {
 	if (m->plan.n == STACK_LINKS_MAX)
@@ -409,6 +423,12 @@ struct merge {
 	unsigned n;
 };
 
+/* An empty value is none: the default counts again. */
+static bool takes_back(const char *text, size_t len)
+{
+	return len > 0 && text[len - 1] == '=' && strcspn(text, "=") == len - 1;
+}
+
 /* A later one of the same key replaces the earlier one. */
 static int merge_take(struct merge *mg, const char *text, size_t len)
 {
@@ -416,6 +436,11 @@ static int merge_take(struct merge *mg, const char *text, size_t len)
 
 	while (at < mg->n && !same_key(mg->texts[at], text))
 		at++;
+	if (takes_back(text, len)) {
+		if (at < mg->n)
+			mg->texts[at] = mg->texts[--mg->n];
+		return 0;
+	}
 	if (at == SETTINGS_MAX)
 		return -E2BIG;
 	memcpy(mg->to, text, len);

@@ -47,6 +47,9 @@ int manifest_check_open(
 /* How the image's chunks are to be stored. */
 void manifest_policy(const struct manifest *m, struct image_policy *ret_policy);
 bool manifest_is_damaged(const struct manifest *m, uint64_t link);
+/* May that happen to an image with this stack, as far as settings alone say (stage_type.allows)? */
+int manifest_allows(
+        const struct manifest *m, const struct stage_event *event, struct errmsg *em) MUST_CHECK;
 
 /* --- one row --- */
 /* Takes ownership of item's memory; -E2BIG: too many. */
@@ -68,7 +71,8 @@ int manifest_item_decode(uint64_t link, const void *value, size_t len, struct st
 /*
  * Merges changes ("key=value") into the settings given so far ("key=value" lines, may be NULL):
  * *ret_texts is owned by the caller (one allocation), *ret_n of them, at most SETTINGS_MAX of one key
- * each.  replace: only the changes count.  -EINVAL with em: no "key=value".
+ * each.  "key=" takes what was given back to the default.  replace: only the changes count.
+ * -EINVAL with em: no "key=value".
  */
 int manifest_merge(const char *given, const char *const *changes, unsigned n_changes, bool replace,
         char ***ret_texts, unsigned *ret_n, struct errmsg *em) MUST_CHECK;

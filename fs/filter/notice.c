@@ -3,6 +3,12 @@
  *
  * The lock guards the queue, the ring and the list of what is in quarantine.  The list is looked at
  * for every change of every image: while it is empty, that is one load of a counter.
+ *
+ * Quarantine does not pass the queue, which may be full: an entry of the list is either recorded or
+ * not, and the clerk looks for those that are not before it takes a message; what fails is tried
+ * again every RECORD_RETRY_NS.  Whoever puts an image in quarantine waits for the first try.  Lifting
+ * and recording exclude each other by the manager's record_lock: what is lifted counts as recorded
+ * from then on, so a row never comes after its deletion.
  */
 #include "fs/filter/notice.h"
 
@@ -12,10 +18,13 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/blocking.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "fs/control/text.h"
 #include "fs/filter/manager-private.h"
+
+#define RECORD_RETRY_NS (10 * NS_PER_SEC)
 
 struct notice {
 	uint64_t ino, time_ns;
@@ -27,14 +36,17 @@ struct notice {
 
 struct quarantined {
 	struct quarantined *next;
-	uint64_t ino;
-	char why[NOTICE_TEXT];
+	struct notice notice;
+	bool recorded;        /* there is a row; or it is being lifted */
+	bool tried;           /* once at least */
+	uint64_t retry_at_ns; /* not recorded, and tried */
 };
 
 struct notices {
 	struct manager *m;
 	pthread_mutex_t lock;
-	pthread_cond_t cond; /* something is queued, or ending */
+	pthread_cond_t cond;  /* something is queued, or ending */
+	pthread_cond_t tried; /* the clerk has tried to record a quarantine, or one is lifted */
 	pthread_t clerk;
 	bool running, ending;
 	struct notice queue[NOTICES_QUEUED];
@@ -52,22 +64,22 @@ static struct quarantined **quarantine_find(struct notices *n, uint64_t ino)
 {
 	struct quarantined **at = &n->quarantine;
 
-	while (*at && (*at)->ino != ino)
+	while (*at && (*at)->notice.ino != ino)
 		at = &(*at)->next;
 	return at;
 }
 
-static int quarantine_add(struct notices *n, uint64_t ino, const char *why, size_t len)
+static int quarantine_add(struct notices *n, const struct notice *notice, bool recorded)
 {
-	struct quarantined *q = *quarantine_find(n, ino);
+	struct quarantined *q = *quarantine_find(n, notice->ino);
 
 	if (q)
 		return 0;
 	q = calloc(1, sizeof(*q));
 	if (!q)
 		return -ENOMEM;
-	q->ino = ino;
-	memcpy(q->why, why, MIN(len, sizeof(q->why) - 1));
+	q->notice = *notice;
+	q->recorded = recorded;
 	q->next = n->quarantine;
 	n->quarantine = q;
 	n->n_quarantine++;
@@ -89,9 +101,19 @@ int notices_quarantine_why(struct notices *n, uint64_t ino, char ret_why[NOTICE_
 	pthread_mutex_lock(&n->lock);
 	const struct quarantined *q = *quarantine_find(n, ino);
 	if (q)
-		memcpy(ret_why, q->why, NOTICE_TEXT);
+		memcpy(ret_why, q->notice.text, NOTICE_TEXT);
 	pthread_mutex_unlock(&n->lock);
 	return q ? 0 : -ENOENT;
+}
+
+void notices_lifting(struct notices *n, uint64_t ino, bool lifting)
+{
+	pthread_mutex_lock(&n->lock);
+	struct quarantined *q = *quarantine_find(n, ino);
+	if (q)
+		q->recorded = lifting;
+	pthread_cond_signal(&n->cond);
+	pthread_mutex_unlock(&n->lock);
 }
 
 void notices_lifted(struct notices *n, uint64_t ino)
@@ -101,9 +123,33 @@ void notices_lifted(struct notices *n, uint64_t ino)
 	if (q) {
 		*at = q->next;
 		n->n_quarantine--;
+		pthread_cond_broadcast(&n->tried);
 	}
 	pthread_mutex_unlock(&n->lock);
 	free(q);
+}
+
+/* Is it still to be recorded? */
+static bool quarantine_wanted(struct notices *n, uint64_t ino)
+{
+	pthread_mutex_lock(&n->lock);
+	const struct quarantined *q = *quarantine_find(n, ino);
+	const bool wanted = q && !q->recorded;
+	pthread_mutex_unlock(&n->lock);
+	return wanted;
+}
+
+/* Under the lock: until the clerk has tried.  The entry may go meanwhile. */
+static void quarantine_wait(struct notices *n, uint64_t ino)
+{
+	blocking_begin();
+	for (;;) {
+		const struct quarantined *q = *quarantine_find(n, ino);
+		if (!q || q->recorded || q->tried || !n->running)
+			break;
+		pthread_cond_wait(&n->tried, &n->lock);
+	}
+	blocking_end();
 }
 
 /* --- queueing --- */
@@ -141,16 +187,15 @@ void notices_quarantine(struct notices *n, uint64_t ino, const char *type, const
 {
 	struct notice notice = notice_of(ino, type, STAGE_SEVERITY_ALERT, why);
 
+	notice.quarantine = true;
 	pthread_mutex_lock(&n->lock);
-	const bool there = *quarantine_find(n, ino);
-	const int r = quarantine_add(n, ino, notice.text, strlen(notice.text));
+	const int r = quarantine_add(n, &notice, n->m->read_only);
+	pthread_cond_signal(&n->cond);
+	quarantine_wait(n, ino);
 	pthread_mutex_unlock(&n->lock);
 	if (r < 0)
 		log_error("inode %llu: cannot be put in quarantine: %s", (unsigned long long)ino,
 		        strerror(-r));
-	notice.quarantine = true;
-	if (!there)
-		notice_queue(n, &notice);
 }
 
 /* --- the clerk --- */
@@ -170,10 +215,14 @@ static void notice_log(const struct notice *notice, const char *path)
 static int notice_record(struct notices *n, const struct notice *notice, const char *path)
 {
 	struct manager *m = n->m;
-	int r = rows_begin(m, NULL);
+	int r = rows_begin_anyway(m, NULL);
 
 	if (r < 0)
 		return r;
+	if (notice->quarantine && !quarantine_wanted(n, notice->ino)) {
+		rows_end(m); /* lifted while we came here */
+		return 0;
+	}
 	if (notice->quarantine)
 		r = ns_record_put(m->ds->ns, RECORD_FLAG, notice->ino, QUARANTINE_FLAG,
 		        notice->text, strlen(notice->text));
@@ -185,17 +234,20 @@ static int notice_record(struct notices *n, const struct notice *notice, const c
 }
 
 /* Without the lock. */
-static void notice_work(struct notices *n, const struct notice *notice)
+static int notice_work(struct notices *n, const struct notice *notice, bool again)
 {
 	char path[FILTER_PATH_MAX];
 	int r = 0;
 
 	target_path(n->m->ds->ns, notice->ino, path);
-	notice_log(notice, path);
+	if (!again)
+		notice_log(notice, path);
 	if (notice->severity == STAGE_SEVERITY_ALERT && !n->m->read_only)
 		r = notice_record(n, notice, path);
-	if (r < 0)
-		log_error("'%s': an alert cannot be recorded: %s", path, strerror(-r));
+	if (r < 0 && !again)
+		log_error("'%s': %s cannot be recorded: %s", path,
+		        notice->quarantine ? "its quarantine" : "an alert", strerror(-r));
+	return r;
 }
 
 static void ring_add(struct notices *n, const struct notice *notice)
@@ -209,28 +261,88 @@ static void ring_add(struct notices *n, const struct notice *notice)
 		n->ring_at = (n->ring_at + 1) % ALERTS_MAX;
 }
 
+/* Under the lock: one that is to be recorded now; else *ret_at_ns: when one will be, 0: none. */
+static struct quarantined *quarantine_due(struct notices *n, uint64_t *ret_at_ns)
+{
+	const uint64_t now_ns = clock_now_ns();
+
+	*ret_at_ns = 0;
+	for (struct quarantined *q = n->quarantine; q; q = q->next) {
+		if (q->recorded)
+			continue;
+		if (q->retry_at_ns <= now_ns)
+			return q;
+		if (*ret_at_ns == 0 || q->retry_at_ns < *ret_at_ns)
+			*ret_at_ns = q->retry_at_ns;
+	}
+	return NULL;
+}
+
+/* Under the lock, which it opens meanwhile. */
+static void quarantine_work(struct notices *n, const struct quarantined *due)
+{
+	const struct notice notice = due->notice;
+	const bool again = due->tried;
+
+	if (!again)
+		ring_add(n, &notice);
+	pthread_mutex_unlock(&n->lock);
+	const int r = notice_work(n, &notice, again);
+	pthread_mutex_lock(&n->lock);
+	struct quarantined *q = *quarantine_find(n, notice.ino);
+	if (q) {
+		q->tried = true;
+		q->recorded |= r == 0;
+		q->retry_at_ns = clock_now_ns() + RECORD_RETRY_NS;
+	}
+	pthread_cond_broadcast(&n->tried);
+}
+
+/* Likewise: the next message. */
+static void queue_work(struct notices *n)
+{
+	const struct notice notice = n->queue[n->queue_at];
+	const uint64_t dropped = n->dropped;
+
+	n->dropped = 0;
+	n->queue_at = (n->queue_at + 1) % NOTICES_QUEUED;
+	n->queued--;
+	ring_add(n, &notice);
+	pthread_mutex_unlock(&n->lock);
+	(void)notice_work(n, &notice, false); /* it has said what went wrong */
+	if (dropped)
+		log_warn("%llu messages of filters came too fast and were dropped",
+		        (unsigned long long)dropped);
+	pthread_mutex_lock(&n->lock);
+}
+
+static void clerk_wait(struct notices *n, uint64_t at_ns)
+{
+	const struct timespec ts = {
+	        .tv_sec = (time_t)(at_ns / NS_PER_SEC), .tv_nsec = (long)(at_ns % NS_PER_SEC)};
+
+	if (at_ns)
+		pthread_cond_timedwait(&n->cond, &n->lock, &ts);
+	else
+		pthread_cond_wait(&n->cond, &n->lock);
+}
+
 static void *clerk_main(void *arg)
 {
 	struct notices *n = arg;
+	uint64_t at_ns;
 
 	pthread_mutex_lock(&n->lock);
 	for (;;) {
-		while (n->queued == 0 && !n->ending)
-			pthread_cond_wait(&n->cond, &n->lock);
-		if (n->queued == 0)
+		const struct quarantined *due = quarantine_due(n, &at_ns);
+		if (due)
+			quarantine_work(n, due);
+		else if (n->queued > 0)
+			queue_work(n);
+		else if (n->ending)
 			break;
-		const struct notice notice = n->queue[n->queue_at];
-		const uint64_t dropped = n->dropped;
-		n->dropped = 0;
-		n->queue_at = (n->queue_at + 1) % NOTICES_QUEUED;
-		n->queued--;
-		ring_add(n, &notice);
-		pthread_mutex_unlock(&n->lock);
-		notice_work(n, &notice);
-		if (dropped)
-			log_warn("%llu messages of filters came too fast and were dropped",
-			        (unsigned long long)dropped);
-		pthread_mutex_lock(&n->lock);
+		else
+			clerk_wait(n, at_ns);
 	}
 	pthread_mutex_unlock(&n->lock);
 	return NULL;
@@ -241,8 +353,21 @@ static void *clerk_main(void *arg)
 static int flag_take(void *arg, uint64_t owner, uint64_t id, const void *value, size_t len)
 {
 	struct notices *n = arg;
+	struct notice notice = {.ino = owner, .severity = STAGE_SEVERITY_ALERT, .quarantine = true};
 
-	return id == QUARANTINE_FLAG ? quarantine_add(n, owner, value, len) : 0;
+	memcpy(notice.text, value, MIN(len, sizeof(notice.text) - 1));
+	return id == QUARANTINE_FLAG ? quarantine_add(n, &notice, true) : 0;
+}
+
+static void conds_init(struct notices *n)
+{
+	pthread_condattr_t attr;
+
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&n->cond, &attr);
+	pthread_cond_init(&n->tried, NULL);
+	pthread_condattr_destroy(&attr);
 }
 
 int notices_new(struct manager *m, struct notices **ret_n, struct errmsg *em)
@@ -253,7 +378,7 @@ int notices_new(struct manager *m, struct notices **ret_n, struct errmsg *em)
 		return errmsg_set(em, -ENOMEM, "out of memory");
 	n->m = m;
 	pthread_mutex_init(&n->lock, NULL);
-	pthread_cond_init(&n->cond, NULL);
+	conds_init(n);
 	const int r = ns_record_each_owner(m->ds->ns, RECORD_FLAG, flag_take, n);
 	if (r < 0) {
 		notices_free(n);
@@ -283,7 +408,10 @@ void notices_stop(struct notices *n)
 	pthread_cond_signal(&n->cond);
 	pthread_mutex_unlock(&n->lock);
 	pthread_join(n->clerk, NULL);
+	pthread_mutex_lock(&n->lock);
 	n->running = false;
+	pthread_cond_broadcast(&n->tried);
+	pthread_mutex_unlock(&n->lock);
 }
 
 void notices_free(struct notices *n)
@@ -298,6 +426,7 @@ void notices_free(struct notices *n)
 		free(q);
 	}
 	pthread_cond_destroy(&n->cond);
+	pthread_cond_destroy(&n->tried);
 	pthread_mutex_destroy(&n->lock);
 	free(n);
 }
@@ -327,9 +456,9 @@ json_t *notices_quarantine_json(struct notices *n)
 	pthread_mutex_unlock(&n->lock);
 	bool good = list && copy;
 	for (size_t i = 0; i < count && good; i++)
-		if (ns_inode_get(n->m->ds->ns, copy[i].ino, &inode) == 0 && inode.nlink > 0)
-			good = json_array_append_new(
-			               list, quarantined_json(n, copy[i].ino, copy[i].why)) == 0;
+		if (ns_inode_get(n->m->ds->ns, copy[i].notice.ino, &inode) == 0 && inode.nlink > 0)
+			good = json_array_append_new(list, quarantined_json(n, copy[i].notice.ino,
+			                                           copy[i].notice.text)) == 0;
 	free(copy);
 	if (good)
 		return list;

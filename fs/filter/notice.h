@@ -6,7 +6,7 @@
  * log, the ring of the last ALERTS_MAX warnings and alerts, audit entries of alerts.  A queue that
  * is full drops, and says how many.
  *
- * Quarantine takes effect at once, in RAM; the clerk makes it durable.
+ * Quarantine takes effect at once, in RAM; the clerk makes it durable, and whoever asked for it waits.
  *
  * Threads: any; one lock inside, a state lock.
  */
@@ -36,12 +36,18 @@ void notices_free(struct notices *n); /* accepts NULL */
 /* type: of the stage that speaks; copied. */
 void notices_say(struct notices *n, uint64_t ino, const char *type, enum stage_severity severity,
         const char *text);
+/* Returns when it is durable, or cannot be made so now: outside the gate, holding no lock. */
 void notices_quarantine(struct notices *n, uint64_t ino, const char *type, const char *why);
 /* Hot: one load while nothing is in quarantine. */
 bool notices_quarantined(struct notices *n, uint64_t ino);
 /* Why; -ENOENT: it is not. */
 int notices_quarantine_why(struct notices *n, uint64_t ino, char ret_why[NOTICE_TEXT]) MUST_CHECK;
-/* The row is gone: changes are let through again. */
+/*
+ * Between rows_begin and rows_end: its row is being deleted, and must not come back; false: that
+ * failed, the row is to be put again.
+ */
+void notices_lifting(struct notices *n, uint64_t ino, bool lifting);
+/* The row is gone, or the image is: changes are let through again. */
 void notices_lifted(struct notices *n, uint64_t ino);
 
 /* [{target, reason}] */

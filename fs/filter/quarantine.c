@@ -22,14 +22,17 @@ int manager_quarantine_lift(
 	r = rows_begin(m, em);
 	if (r < 0)
 		return r;
+	notices_lifting(m->notices, t.ino, true);
 	r = ns_record_del(m->ds->ns, RECORD_FLAG, t.ino, QUARANTINE_FLAG);
 	if (!r)
 		r = audit_note(m, who, "quarantine lift", t.ino, t.path, NULL, why, NULL);
 	rows_end(m);
 	if (!r)
 		r = rows_flush(m);
-	if (r < 0)
+	if (r < 0) {
+		notices_lifting(m->notices, t.ino, false);
 		return errmsg_set(em, r, "cannot record it: %s", strerror(-r));
+	}
 	notices_lifted(m->notices, t.ino);
 	return 0;
 }

@@ -99,7 +99,9 @@ static int list_unique(struct target_list *l)
 	for (size_t i = 0; i < l->n; i++)
 		if (l->dirs[i])
 			l->inos[to++] = l->inos[i];
+	qsort(l->inos, to, sizeof(*l->inos), by_number);
 	memset(l->dirs, true, to);
+	l->n_dirs = to;
 	for (size_t i = 0; i < n; i++) {
 		if (i > 0 && files[i] == files[i - 1])
 			continue;
@@ -109,6 +111,14 @@ static int list_unique(struct target_list *l)
 	l->n = to;
 	free(files);
 	return 0;
+}
+
+bool target_list_has(const struct target_list *l, uint64_t ino, bool dir)
+{
+	const uint64_t *from = l->inos + (dir ? 0 : l->n_dirs);
+	const size_t n = dir ? l->n_dirs : l->n - l->n_dirs;
+
+	return n > 0 && bsearch(&ino, from, n, sizeof(ino), by_number);
 }
 
 int target_walk(struct ns *ns, uint64_t dir, struct target_list *ret_l)

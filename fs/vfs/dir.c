@@ -347,6 +347,9 @@ int vfs_create(struct vfs *v, uint64_t dir, const char *name, uint32_t mode,
 	r = vnode_open(v, vn);
 	if (r < 0) {
 		vnode_put(v, vn);
+		/* It inherited a stack that does not open here, such as a locked key. */
+		if (vfs_unlink(v, dir, name) < 0)
+			log_warn("'%s' cannot be opened, and stays as an empty file", name);
 		return r;
 	}
 	vnode_entry(v, vn, ret_entry);
@@ -464,20 +467,11 @@ int removable(struct vfs *v, struct vnode *vn, bool want_dir)
 	return empty ? 0 : -ENOTEMPTY;
 }
 
-int removal_ask(struct vfs *v, uint64_t dir, const char *name)
+int may_remove(struct vfs *v, struct vnode *vn)
 {
-	struct vnode *vn;
-	int r;
-
-	if (!v->filters.may_remove)
+	if (!v->filters.may_remove || !S_ISREG(vn->type) || vnode_nlink(vn) > 1)
 		return 0;
-	r = child_get(v, dir, name, &vn);
-	if (r < 0)
-		return r == -ENOENT ? 0 : r;
-	if (S_ISREG(vn->type) && vnode_nlink(vn) == 1)
-		r = v->filters.may_remove(v->filters.arg, vn->ino);
-	vnode_put(v, vn);
-	return r;
+	return v->filters.may_remove(v->filters.arg, vn->ino);
 }
 
 static int remove_locked(struct vfs *v, struct vnode *dir, const char *name, bool want_dir,
@@ -489,6 +483,8 @@ static int remove_locked(struct vfs *v, struct vnode *dir, const char *name, boo
 	if (r < 0)
 		return r;
 	r = link_held(hold, vn) ? removable(v, vn, want_dir) : -EAGAIN;
+	if (!r)
+		r = may_remove(v, vn);
 	if (!r) {
 		store_enter(v->store);
 		r = remove_rows(v, dir, name, vn);
@@ -527,8 +523,6 @@ static int remove_name(struct vfs *v, uint64_t dir, const char *name, bool want_
 		r = snapview_refuse(v, dir, name);
 	if (!r)
 		r = vfs_begin_rows(v, true);
-	if (!r && !want_dir)
-		r = removal_ask(v, dir, name);
 	if (r < 0)
 		return r;
 	r = -EAGAIN;

@@ -15,10 +15,10 @@ int child_get(struct vfs *v, uint64_t dir, const char *name, struct vnode **ret_
 int removable(struct vfs *v, struct vnode *vn, bool want_dir) MUST_CHECK;
 
 /*
- * Asks the stages of the file under this name, if it is the file's last one (filters.h).  Before
- * anything is held.  -EPERM: the name stays.  0 also when there is no such name.
+ * vn is to lose a name: if that is its last one, do its filters let it go?  With vfs.tree held, so
+ * that of two who take a name each, the second one is asked.
  */
-int removal_ask(struct vfs *v, uint64_t dir, const char *name) MUST_CHECK;
+int may_remove(struct vfs *v, struct vnode *vn) MUST_CHECK;
 
 /*
  * A file that is about to lose a name and keeps others gets a row with its link count: see vfs.c.

@@ -38,11 +38,12 @@ struct vfs_filters {
 	 */
 	bool (*read_only)(void *arg, uint64_t ino);
 	/*
-	 * A file is about to lose its last name, to an unlink or to a rename over it: what do the
-	 * stages that protect it say?  Asked without any lock held; may open the file.  -EPERM: it
-	 * stays.
+	 * A file is about to lose its last name, to an unlink or to a rename over it: do its stages
+	 * let it go?  -EPERM: it stays.  With vfs.tree held, outside the gate; open or not.
 	 */
 	int (*may_remove)(void *arg, uint64_t ino);
+	/* The inode is removed with all its rows, and its number is never used again. */
+	void (*gone)(void *arg, uint64_t ino);
 };
 
 /* Before the first file is opened; copied.  NULL: no filters (unit tests). */

@@ -122,6 +122,10 @@ static int rename_locked(struct vfs *v, const struct rename *rn, unsigned flags)
 
 	if (r < 0 || rn->vn == rn->target)
 		return r; /* two names of one file: nothing happens, as POSIX has it */
+	if (rn->target && !(flags & RENAME_EXCHANGE))
+		r = may_remove(v, rn->target);
+	if (r < 0)
+		return r;
 	store_enter(v->store);
 	r = flags & RENAME_EXCHANGE ? exchange_rows(v, rn) : replace_rows(v, rn);
 	store_leave(v->store);
@@ -189,8 +193,6 @@ int vfs_rename(struct vfs *v, uint64_t dir, const char *name, uint64_t to_dir, c
 		r = snapview_refuse(v, to_dir, to_name);
 	if (!r)
 		r = vfs_begin_rows(v, false);
-	if (!r && flags == 0 && (dir != to_dir || strcmp(name, to_name) != 0))
-		r = removal_ask(v, to_dir, to_name);
 	if (r < 0)
 		return r;
 	r = -EAGAIN;

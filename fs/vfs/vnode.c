@@ -111,6 +111,8 @@ static void vnode_remove(struct vfs *v, const struct vnode *vn)
 	if (r < 0)
 		log_warn("inode %llu: cannot be removed now (%s); the next mount will do it",
 		        (unsigned long long)vn->ino, strerror(-r));
+	if (v->filters.gone && S_ISREG(vn->type))
+		v->filters.gone(v->filters.arg, vn->ino);
 }
 
 /* Nobody can find it any more. */

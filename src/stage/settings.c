@@ -100,7 +100,8 @@ static int set_value(const struct setting_def *def, struct setting *value, const
 	return 0;
 }
 
-static int parse_given(struct settings *s, const char *text, struct errmsg *em)
+/* Index of the definition that a "key=value" text is of; or -EINVAL. */
+static int key_find(const struct setting_def *defs, const char *text, struct errmsg *em)
 {
 	const char *sign = strchr(text, '=');
 	char key[KEY_MAX + 1];
@@ -108,10 +109,24 @@ static int parse_given(struct settings *s, const char *text, struct errmsg *em)
 	if (!sign || sign == text)
 		return errmsg_set(em, -EINVAL, "bad setting '%.100s': write key=value", text);
 	snprintf(key, sizeof(key), "%.*s", (int)MIN(sign - text, (ptrdiff_t)KEY_MAX), text);
-	for (unsigned i = 0; s->defs[i].key; i++)
-		if (strcmp(s->defs[i].key, key) == 0)
-			return set_value(&s->defs[i], &s->values[i], sign + 1, true, em);
-	return unknown_key(s->defs, key, em);
+	for (unsigned i = 0; defs[i].key; i++)
+		if (strcmp(defs[i].key, key) == 0)
+			return (int)i;
+	return unknown_key(defs, key, em);
+}
+
+int settings_key_check(const struct setting_def *defs, const char *text, struct errmsg *em)
+{
+	return MIN(key_find(defs, text, em), 0);
+}
+
+static int parse_given(struct settings *s, const char *text, struct errmsg *em)
+{
+	const int i = key_find(s->defs, text, em);
+
+	if (i < 0)
+		return i;
+	return set_value(&s->defs[i], &s->values[i], strchr(text, '=') + 1, true, em);
 }
 
 static int parse_defaults(struct settings *s, struct errmsg *em)

@@ -61,6 +61,9 @@ int stage_class_parse(const char *name, enum stage_class *ret_class) MUST_CHECK;
  */
 int settings_parse(const struct setting_def *defs, const char *const *texts, unsigned n,
         struct settings *ret_settings, struct errmsg *em) MUST_CHECK;
+/* Does the key of a "key=value" text exist?  -EINVAL with em (names the nearest). */
+int settings_key_check(
+        const struct setting_def *defs, const char *text, struct errmsg *em) MUST_CHECK;
 void settings_release(struct settings *s);
 int settings_copy(const struct settings *from, struct settings *ret_to) MUST_CHECK;
 /* Every value the same, given or by default. */

@@ -136,8 +136,8 @@ enum stage_event_kind {
 	STAGE_EVENT_SNAPSHOT,
 	STAGE_EVENT_CLONE,
 	STAGE_EVENT_ROLLBACK, /* content below changed as a whole */
-	STAGE_EVENT_RESIZE,   /* size: the new one */
-	STAGE_EVENT_DELETE,
+	STAGE_EVENT_RESIZE,   /* size: the new one; not of a guest's RESIZE, which is a request */
+	STAGE_EVENT_DELETE,   /* the image is about to lose its last name */
 	STAGE_EVENT_RECONFIGURE, /* settings: the new ones; commit makes them effective */
 	STAGE_EVENTS,
 };
@@ -208,7 +208,9 @@ struct stage_host {
 	        PRINTF(3, 4);
 	/*
 	 * The image refuses changes from now on (-EROFS), also after a restart, until an
-	 * administrator lifts it; audited.  Any thread.
+	 * administrator lifts it; audited.  Any thread, not inside applied(), and without a lock:
+	 * it returns when that is durable, so that whoever is refused because of it is refused for
+	 * good.  What cannot be recorded now holds all the same, and is tried again.
 	 */
 	void (*quarantine)(struct stage_link *self, const char *why);
 	/* Memory that counts against the image's share; NULL when out of it. */
@@ -244,6 +246,13 @@ struct stage_type {
 	void (*destroy)(void *stage); /* accepts NULL */
 	/* Settings that do not fit each other; also without a stage.  May be NULL. */
 	int (*check)(const struct settings *settings, struct errmsg *em);
+	/*
+	 * May that happen to an image with these settings?  Asked without a stage, whether the
+	 * image is open or not: of DELETE before the image loses its last name, of RECONFIGURE before its
+	 * stages are asked to prepare.  May be NULL: it may.
+	 */
+	int (*allows)(const struct settings *settings, const struct stage_event *event,
+	        uint64_t wall_ns, struct errmsg *em);
 
 	enum stage_verdict (*pre)(void *stage, struct request *req, void *context);
 	void (*post)(void *stage, struct request *req, void *context);
@@ -262,6 +271,8 @@ struct stage_type {
 	int (*action)(void *stage, const char *action, const char *const *args, unsigned n_args,
 	        char **ret_json, struct errmsg *em);
 	const char *const *actions; /* their names, ended by NULL; may be NULL */
+	/* Those of them that only ask, and change nothing: they are not audited.  May be NULL. */
+	const char *const *queries;
 
 	/* STAGE_CHUNKS: puts its settings into the policy. */
 	void (*policy)(const struct settings *settings, struct image_policy *policy);

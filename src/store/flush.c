@@ -377,6 +377,19 @@ static uint64_t estimate_bytes(const struct flush_waiter *list)
 	return bytes;
 }
 
+/*
+ * Content of an image that is locked is that of records on their way from the metadata store to a
+ * group (parked.c): in the log, behind a crash, they would come after those still there.
+ */
+static bool locked_waits(const struct flush_waiter *list)
+{
+	bool locked = false;
+
+	for (const struct flush_waiter *w = list; w && !locked; w = w->next)
+		locked = w->image && image_locked(w->image);
+	return locked;
+}
+
 /* 0: the batch holds it all.  -EFBIG: nothing was captured.  Others: captured in part. */
 static int capture(struct store *s, const struct flush_waiter *list)
 {
@@ -385,7 +398,7 @@ static int capture(struct store *s, const struct flush_waiter *list)
 	int r = 0;
 
 	pthread_rwlock_wrlock(&s->gate);
-	if (estimate_bytes(list) > FLUSH_LOG_BYTES_MAX) {
+	if (estimate_bytes(list) > FLUSH_LOG_BYTES_MAX || locked_waits(list)) {
 		/*
 		 * No rows either: the next flush would log them, without the content that they tell
 		 * of.

@@ -218,7 +218,7 @@ struct segments {
 	unsigned stuck;      /* segs in SEG_STUCK */
 	bool seal_all;
 	struct handle *dying; /* handles that take their file along and have not done so yet */
-	bool wipe_on;   /* segments-wipe.c */
+	bool wipe_on;         /* segments-wipe.c */
 	uint32_t wipe_domain;
 	int wipe_error; /* the first */
 	uint32_t leaving[SEGMENTS_LEAVING_MAX];

@@ -81,7 +81,7 @@ static void *index_main(void *arg)
 	bufpool_warm(s->bufs, s->cfg.overlay_bytes, &s->stopping);
 	dedupe_warm(s->dedupe, &s->stopping);
 	if (s->cfg.hooks.leaving)
-		s->cfg.hooks.leaving(s->cfg.hooks.arg);
+		s->cfg.hooks.leaving(s->cfg.hooks.arg, s);
 	if (!s->stopping && segments_remove_orphans(s->segments, &n_orphans) == 0 && n_orphans > 0)
 		log_note("removed %u segment files that no commit had made official", n_orphans);
 	return NULL;
@@ -292,6 +292,7 @@ void store_abandon(struct store *s)
 	dedupe_free(s->dedupe);
 	bufpool_free(s->bufs);
 	free(s->flush.plain);
+	keyring_free(s->own_keyring);
 	free(s);
 }
 

@@ -63,7 +63,7 @@ struct store_hooks {
 	 * Before files that no row names are removed, on a thread of the store: to say with
 	 * store_leaving() what domains images were being taken out of.  NULL: none.
 	 */
-	void (*leaving)(void *arg);
+	void (*leaving)(void *arg, struct store *s);
 };
 
 struct store_config {

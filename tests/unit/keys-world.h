@@ -76,7 +76,7 @@ static inline int w_audit(void *arg, const struct filter_caller *who, const char
 	        .new_value = new_value ? new_value : ""};
 
 	assert_int_equal(w->in_gate, 1);
-	return audit_append(w->e.ns, &entry);
+	return audit_append(w->e.ns, &entry, NULL);
 }
 
 static inline int w_wipe_rows(void *arg)

@@ -279,7 +279,8 @@ static int bottom_state_get(
 	pthread_mutex_lock(&b->lock);
 	const struct bottom_state *s = find_state(b, link, name);
 	if (s) {
-		memcpy(buf, s->value->data, MIN(cap, s->value->len));
+		if (cap > 0)
+			memcpy(buf, s->value->data, MIN(cap, s->value->len));
 		*ret_len = s->value->len;
 	}
 	pthread_mutex_unlock(&b->lock);

@@ -29,7 +29,7 @@ static void append(struct engine *e, unsigned n)
 
 	for (unsigned i = 0; i < n; i++) {
 		entry.inode = 7 + i % 2;
-		assert_int_equal(audit_append(e->ns, &entry), 0);
+		assert_int_equal(audit_append(e->ns, &entry, NULL), 0);
 	}
 }
 
@@ -164,7 +164,7 @@ static void test_any_bytes_of_a_name_can_be_recorded(void **state)
 	engine_open(&e);
 	entry.target = "a\xff\n\"b";
 	entry.uid = 3999999999u; /* nobody's */
-	assert_int_equal(audit_append(e.ns, &entry), 0);
+	assert_int_equal(audit_append(e.ns, &entry, NULL), 0);
 	assert_int_equal(ns_record_get(e.ns, RECORD_AUDIT, 0, 1, &text), 0);
 	json_t *json = json_loadb((char *)text.data, text.len, 0, NULL);
 	assert_string_equal(json_string_value(json_object_get(json, "target")), "a\\xff\n\"b");

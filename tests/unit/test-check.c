@@ -586,6 +586,7 @@ static uint64_t flushed_batches(unsigned which)
 	}
 	store_image_close(img);
 	store_abandon(ds->store);
+	keyring_free(ds->keyring);
 	ns_close(ds->ns);
 	meta_close(ds->meta);
 	io_free(ds->io);

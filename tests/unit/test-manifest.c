@@ -194,7 +194,8 @@ static void merged(const char *given, const char *const *changes, unsigned n, bo
 
 static void settings_are_merged_by_key(void **state)
 {
-	static const char *const changes[] = {"b=2", "c="}, *const twice[] = {"b=2", "b=3"};
+	static const char *const changes[] = {"b=2", "c="}, *const first[] = {"a="},
+	                         *const twice[] = {"b=2", "b=3"};
 	static const char *const none[] = {"b"}, *const lines[] = {"b=1\na=2"};
 	char **texts;
 	unsigned n;
@@ -202,8 +203,10 @@ static void settings_are_merged_by_key(void **state)
 
 	merged(NULL, NULL, 0, false, "");
 	merged("a=1\nb=1", NULL, 0, false, "a=1 b=1");
-	merged("a=1\nb=1\nbb=5", changes, 2, false, "a=1 b=2 bb=5 c=");
-	merged("a=1\nb=1", changes, 2, true, "b=2 c=");
+	merged("a=1\nb=1\nbb=5", changes, 2, false, "a=1 b=2 bb=5");
+	merged("a=1\nc=7", changes, 2, false, "a=1 b=2");
+	merged("a=1", first, 1, false, "");
+	merged("a=1\nb=1", changes, 2, true, "b=2");
 	assert_int_equal(manifest_merge(NULL, twice, 2, false, &texts, &n, &em), -EINVAL);
 	assert_int_equal(manifest_merge(NULL, none, 1, false, &texts, &n, &em), -EINVAL);
 	assert_int_equal(manifest_merge(NULL, lines, 1, false, &texts, &n, &em), -EINVAL);

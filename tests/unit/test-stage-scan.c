@@ -121,6 +121,7 @@ struct world {
 	struct stage_runtime *rt;
 	struct pipeline *p;
 	_Atomic unsigned alerts, warnings, quarantines;
+	_Atomic bool reads_fail;
 	char rules[64];
 };
 
@@ -155,7 +156,7 @@ static void bottom(void *arg, struct request *req)
 	} else if (req->op == REQUEST_EXTENTS) {
 		req->found = req->off;
 	}
-	req->result = 0;
+	req->result = req->op == REQUEST_READ && w->reads_fail ? -EIO : 0;
 	pthread_mutex_unlock(&w->lock);
 }
 
@@ -531,6 +532,35 @@ static void test_a_clamd_that_is_away_is_told_of(void **state)
 	assert_int_equal(w->alerts, 1);
 }
 
+static void test_rules_hold_while_clamd_is_away(void **state)
+{
+	struct world *w = *state;
+	char rules[96];
+
+	snprintf(rules, sizeof(rules), "rules=%s", w->rules);
+	open_with(w,
+	        (const char *const[]){
+	                rules, "clamd=/nonexistent/clamd", "action=block", "down=pass"},
+	        4);
+	assert_int_equal(put(w, 5000, SIGNATURE, strlen(SIGNATURE)), -EPERM);
+	memcpy(w->image + 65536, SIGNATURE, strlen(SIGNATURE));
+	assert_int_equal(get(w, 65536, 4096), -EPERM);
+	assert_int_equal(w->warnings, 1);
+}
+
+static void test_a_write_that_could_not_be_looked_at_is_found_when_it_is_read(void **state)
+{
+	struct world *w = *state;
+
+	open_scan(w, "action=block");
+	assert_int_equal(get(w, 0, 4096), 0); /* clean, and remembered */
+	w->reads_fail = true;                 /* what stands around it cannot be had */
+	assert_int_equal(put(w, 5000, SIGNATURE, strlen(SIGNATURE)), 0);
+	w->reads_fail = false;
+	assert_int_equal(counter(w, "unscanned_bytes"), strlen(SIGNATURE));
+	assert_int_equal(get(w, 0, 4096), -EPERM);
+}
+
 static void test_replies_of_clamd(void **state)
 {
 	static const char *const bad[] = {"", "stream: ", "stream: FOUND", "stream:  FOUND x",
@@ -564,6 +594,8 @@ int main(void)
 	        SCAN_TEST(test_settings_are_checked),
 	        SCAN_TEST(test_a_sweep_asks_clamd_about_everything),
 	        SCAN_TEST(test_a_clamd_that_is_away_is_told_of),
+	        SCAN_TEST(test_rules_hold_while_clamd_is_away),
+	        SCAN_TEST(test_a_write_that_could_not_be_looked_at_is_found_when_it_is_read),
 	        cmocka_unit_test(test_replies_of_clamd),
 	};
 

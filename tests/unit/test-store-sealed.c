@@ -155,7 +155,9 @@ static void duplicates_are_found_within_a_domain_only(void **state)
 	assert_int_equal(stat_hits(&b), 0);
 	bed_write(a2, 0, MIB, 7);
 	assert_int_equal(store_sync(b.store), 0);
+#ifndef WEIR_HASH_BITS /* with so few bits, more of them collide than candidates are kept */
 	assert_int_equal(stat_hits(&b), LEAF_CHUNKS);
+#endif
 	bed_expect(a2, 0, MIB, 7);
 	store_image_close(plain);
 	store_image_close(a);

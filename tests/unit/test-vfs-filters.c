@@ -190,6 +190,19 @@ static void an_image_that_does_not_open_keeps_its_names_and_attributes(void **st
 	assert_int_equal(seen.open_now, 0);
 }
 
+static void what_does_not_open_when_it_is_made_is_not_left_behind(void **state)
+{
+	struct vfs_entry e;
+	struct vnode *f;
+
+	stages_open_result = -ENOKEY;
+	assert_int_equal(vfs_create(vfs, TOP, "a", 0644, &root, &e, &f), -ENOKEY);
+	assert_int_equal(ino_of(TOP, "a"), 0);
+	stages_open_result = 0;
+	assert_int_equal(vfs_create(vfs, TOP, "a", 0644, &root, &e, &f), 0);
+	vfs_release(vfs, f);
+}
+
 static void files_still_open_at_the_end_are_closed(void **state)
 {
 	stages_types[0] = &stage_note;
@@ -472,6 +485,7 @@ int main(void)
 	        STAGES_CASE(who_opens_a_file_together_shares_one_pipeline),
 	        STAGES_CASE(racing_openers_get_one_pipeline),
 	        STAGES_CASE(an_image_that_does_not_open_keeps_its_names_and_attributes),
+	        STAGES_CASE(what_does_not_open_when_it_is_made_is_not_left_behind),
 	        STAGES_CASE(files_still_open_at_the_end_are_closed),
 	        STAGES_CASE(quarantine_refuses_changes_of_content_only),
 	        STAGES_CASE(files_and_directories_inherit_when_they_are_made),

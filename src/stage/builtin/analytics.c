@@ -485,6 +485,7 @@ static int analytics_action(void *stage, const char *action, const char *const *
 }
 
 static const char *const analytics_actions[] = {"report", "heatmap", "mrc", "reset", NULL};
+static const char *const analytics_queries[] = {"report", "heatmap", "mrc", NULL};
 
 const struct stage_type stage_analytics = {
         .abi = STAGE_ABI,
@@ -510,4 +511,5 @@ const struct stage_type stage_analytics = {
         .report = analytics_report,
         .action = analytics_action,
         .actions = analytics_actions,
+        .queries = analytics_queries,
 };

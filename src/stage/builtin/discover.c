@@ -355,6 +355,7 @@ static int discover_action(void *stage, const char *action, const char *const *a
 }
 
 static const char *const discover_actions[] = {"findings", "look", NULL};
+static const char *const discover_queries[] = {"findings", NULL};
 
 const struct stage_type stage_discover = {
         .abi = STAGE_ABI,
@@ -375,4 +376,5 @@ const struct stage_type stage_discover = {
         .report = discover_report,
         .action = discover_action,
         .actions = discover_actions,
+        .queries = discover_queries,
 };

@@ -13,8 +13,8 @@
  * holds any data is written, and so is an allocated chunk of zeros; beyond the end of the file
  * nothing is, so that appending works byte by byte.  Two writes of the same range at the same time:
  * the later one is refused, as it would be a moment afterwards (`claims`: what is under way).
- * Deleting, rolling back, and moving the date nearer are refused too.  Whoever may detach filters
- * may end it; that is in the audit trail.
+ * Deleting, rolling back, and moving the date nearer are refused too, also while the image
+ * is closed (allows()).  Whoever may detach filters may end it; that is in the audit trail.
  *
  * Questions to the layers below are requests of this stage's own (struct probe), while the guest's
  * is kept.  Answers usually come before submit_below() returns, and then nothing is kept at all.
@@ -501,7 +501,8 @@ static int protect_create(const struct stage_host *host, struct stage_link *self
 	return 0;
 }
 
-static int worm_prepare(struct protect *p, const struct stage_event *event, struct errmsg *em)
+static int worm_allows(
+        const struct protect_rules *rules, const struct stage_event *event, struct errmsg *em)
 {
 	struct protect_rules next;
 
@@ -512,17 +513,26 @@ static int worm_prepare(struct protect *p, const struct stage_event *event, stru
 	if (event->kind != STAGE_EVENT_RECONFIGURE)
 		return 0;
 	rules_read(event->settings, &next);
-	if (next.worm_until_ns < p->rules.worm_until_ns)
+	if (next.worm_until_ns < rules->worm_until_ns)
 		return errmsg_set(
 		        em, -EPERM, "write-once: 'worm_until' can be moved to a later date only");
 	return 0;
+}
+
+static int protect_allows(const struct settings *settings, const struct stage_event *event,
+        uint64_t wall_ns, struct errmsg *em)
+{
+	struct protect_rules rules;
+
+	rules_read(settings, &rules);
+	return wall_ns < rules.worm_until_ns ? worm_allows(&rules, event, em) : 0;
 }
 
 static int protect_prepare(void *stage, const struct stage_event *event, struct errmsg *em)
 {
 	struct protect *p = stage;
 
-	return worm_holds(p) ? worm_prepare(p, event, em) : 0;
+	return worm_holds(p) ? worm_allows(&p->rules, event, em) : 0;
 }
 
 static void protect_commit(void *stage, const struct stage_event *event)
@@ -572,6 +582,7 @@ const struct stage_type stage_protect = {
         .create = protect_create,
         .destroy = protect_destroy,
         .check = protect_check,
+        .allows = protect_allows,
         .pre = protect_pre,
         .post = protect_post,
         .prepare = protect_prepare,

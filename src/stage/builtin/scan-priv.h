@@ -36,6 +36,7 @@ struct scan_job {
 	uint8_t *data;                   /* WRITE: a copy of what is written; owned */
 	uint64_t off;
 	size_t len;
+	bool unscanned; /* WRITE: it passed, but could not be looked at */
 };
 
 struct scan_finding {
@@ -73,7 +74,7 @@ struct scan {
 	struct scan_job *head, **tail;
 	struct scan_job passing; /* head of the ring */
 	bool running, quiet, retry_due;
-	bool down; /* an engine does not work */
+	bool down; /* an engine does not work; with rules there are, requests are still looked at */
 	char why_down[256];
 	struct scan_sweep sweep;
 	struct scan_finding findings[SCAN_FINDINGS]; /* ring */

@@ -381,6 +381,12 @@ static void job_end(struct scan *s, struct scan_job *job, int r)
 	if (r < 0 && r != -EPERM && s->on_down == SCAN_DOWN_PASS) {
 		atomic_fetch_add(&s->count.unscanned_bytes, job->len);
 		r = 0;
+		if (is_write) { /* reads are to look at what could not be looked at now */
+			pthread_mutex_lock(&s->lock);
+			job->unscanned = true;
+			scan_soil(s, job->off, job->len);
+			pthread_mutex_unlock(&s->lock);
+		}
 	}
 	if (!r) {
 		s->host->resume(s->self, req, is_write ? STAGE_PASS_POST : STAGE_PASS);

@@ -199,24 +199,26 @@ static enum stage_verdict pass_down(struct scan *s, struct request *req, bool ch
 	return STAGE_PASS_POST;
 }
 
-static bool is_down(struct scan *s)
+/*
+ * With the lock: do requests pass, or fail, without a look?  A clamd that is away lets nothing past
+ * rules that are there: it has no part in requests.
+ */
+static bool is_down(const struct scan *s)
 {
-	pthread_mutex_lock(&s->lock);
-	const bool down = s->down;
-	pthread_mutex_unlock(&s->lock);
-	return down;
+	return s->down && (!s->yara || s->on_down == SCAN_DOWN_FAIL);
 }
 
 static enum stage_verdict pre_write(struct scan *s, struct request *req, struct scan_job *job)
 {
-	if (is_down(s))
-		return pass_down(s, req, true);
-	if (!s->yara || s->what == SCAN_READS) {
-		pthread_mutex_lock(&s->lock);
+	pthread_mutex_lock(&s->lock);
+	const bool down = is_down(s), look = s->yara && s->what != SCAN_READS;
+	if (!down && !look)
 		scan_soil(s, req->off, req->len);
-		pthread_mutex_unlock(&s->lock);
+	pthread_mutex_unlock(&s->lock);
+	if (down)
+		return pass_down(s, req, true);
+	if (!look)
 		return STAGE_PASS_POST;
-	}
 	*job = (struct scan_job){.req = req, .off = req->off, .len = req->len};
 	job->data = malloc(req->len ? req->len : 1);
 	if (!job->data) {
@@ -232,7 +234,7 @@ static enum stage_verdict pre_read(struct scan *s, struct request *req, struct s
 	if (s->what == SCAN_WRITES || req->len == 0)
 		return STAGE_PASS;
 	pthread_mutex_lock(&s->lock);
-	const bool down = s->down, clean = !s->yara || scan_is_clean(s, req->off, req->len);
+	const bool down = is_down(s), clean = !s->yara || scan_is_clean(s, req->off, req->len);
 	pthread_mutex_unlock(&s->lock);
 	if (down)
 		return pass_down(s, req, false);
@@ -260,15 +262,22 @@ static void scan_post(void *stage, struct request *req, void *context)
 	if (job->data) {
 		job->prev->passing = job->passing;
 		job->passing->prev = job->prev;
-	} else {
-		scan_soil(s, req->off, req->len); /* once more: now it is there */
 	}
+	if (!job->data || job->unscanned)
+		scan_soil(s, req->off, req->len); /* once more: now it is there */
 	pthread_mutex_unlock(&s->lock);
 	free(job->data);
 	job->data = NULL;
 }
 
 /* --- events --- */
+
+/* With the lock: nothing is known to be clean any more. */
+static void clean_forget(struct scan *s)
+{
+	if (s->clean)
+		memset(s->clean, 0, s->clean_words * sizeof(*s->clean));
+}
 
 static int prepare_reconfigure(struct scan *s, const struct stage_event *event, struct errmsg *em)
 {
@@ -335,7 +344,7 @@ static void commit_reconfigure(struct scan *s)
 	s->timeout_s = next->timeout_s;
 	s->interval_ns = next->interval_ns;
 	s->down = false;
-	memset(s->clean, 0, s->clean_words * sizeof(*s->clean));
+	clean_forget(s);
 	pthread_mutex_unlock(&s->lock);
 	s->next = NULL;
 	free(next);
@@ -352,7 +361,7 @@ static void scan_commit(void *stage, const struct stage_event *event)
 		thaw(s);
 	} else if (event->kind == STAGE_EVENT_ROLLBACK) {
 		pthread_mutex_lock(&s->lock);
-		memset(s->clean, 0, s->clean_words * sizeof(*s->clean));
+		clean_forget(s);
 		pthread_mutex_unlock(&s->lock);
 	}
 }
