@@ -21,8 +21,8 @@
 
 #define NOBODY 65534u
 
-#if defined(__SANITIZE_ADDRESS__)
-#define LIMIT_MEMORY 0 /* its shadow takes terabytes of addresses */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define LIMIT_MEMORY 0 /* their shadow takes terabytes of addresses */
 #else
 #define LIMIT_MEMORY 1
 #endif
