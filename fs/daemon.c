@@ -39,6 +39,7 @@
 #include "fs/filter/keys.h"
 #include "fs/fuse/session.h"
 #include "fs/mountpoint.h"
+#include "fs/snapshot/view.h"
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
@@ -181,9 +182,24 @@ static void signals_stop(struct daemon *d)
 
 /* --- starting --- */
 
+/* Any thread that the control server has; the session is there until all of them are done. */
+static void daemon_invalidate(void *arg, uint64_t ino, const char *name)
+{
+	struct daemon *d = arg;
+
+	session_invalidate(d->session, ino, name);
+}
+
 static int control_start(struct daemon *d, struct errmsg *em)
 {
-	const struct control_host host = {d->ds, d->mountpoint, daemon_unmount, d, d->manager};
+	const struct control_host host = {
+	        .ds = d->ds,
+	        .mountpoint = d->mountpoint,
+	        .umount = daemon_unmount,
+	        .invalidate = daemon_invalidate,
+	        .arg = d,
+	        .manager = d->manager,
+	};
 	const int r = control_server_start(&host, &d->control, em);
 
 	if (r < 0 && d->opt->store.read_only) { /* a read-only medium, or a second reader */
@@ -242,7 +258,8 @@ static int daemon_filters(struct daemon *d, struct errmsg *em)
 		return r;
 	const struct vfs_filters filters = manager_filters(d->manager);
 	vfs_set_filters(d->vfs, &filters);
-	return 0;
+	r = snapshot_view_attach(d->vfs, d->ds);
+	return r < 0 ? errmsg_set(em, r, "cannot show snapshots: %s", strerror(-r)) : 0;
 }
 
 /* Before anybody can open an image of them. */
@@ -314,9 +331,9 @@ static int daemon_serve(struct daemon *d, struct errmsg *em)
 	r = session_serve(d->session);
 	if (r < 0)
 		log_error("serving '%s' ended: %s", d->mountpoint, strerror(-r));
-	signals_stop(d);          /* may be ending the session */
-	session_free(d->session); /* what still waits for an answer, the probe too, gets an error */
-	d->session = NULL;
+	signals_stop(d); /* may be ending the session */
+	session_unmount(
+	        d->session); /* what still waits for an answer, the probe too, gets an error */
 	pthread_join(d->start_thread, NULL);
 	if (d->start_result < 0)
 		*em = d->start_em;
@@ -326,9 +343,10 @@ static int daemon_serve(struct daemon *d, struct errmsg *em)
 /* Closes what is open; r is what to return if that goes well. */
 static int daemon_close(struct daemon *d, int r, struct errmsg *em)
 {
-	session_free(d->session);
+	session_unmount(d->session);
 	manager_stop(d->manager);
 	control_server_quiesce(d->control);
+	session_free(d->session);
 	if (d->vfs)
 		vfs_detach(d->vfs);
 	manager_quiet(d->manager);

@@ -30,7 +30,20 @@ struct check_query {
 		table "s",                                                                         \
 		        "SELECT DISTINCT 'there is a row in " table " of inode ' ||"               \
 		        " t.owner || ', which does not exist' FROM " table " t LEFT JOIN inode i"  \
-		        " ON i.ino = t.owner WHERE i.ino IS NULL"                                  \
+		        " ON i.ino = t.owner WHERE i.ino IS NULL AND t.owner < " SNAPSHOT_OWNERS   \
+	}
+/* From here on, owners are images as of a snapshot: {this, its number << 24, of the image in it}. */
+#define SNAPSHOT_OWNERS "4611686018427387904"
+#define RECORDS_OF_SNAPSHOTS(table)                                                                \
+	{                                                                                          \
+		table "s of snapshots",                                                            \
+		        "SELECT DISTINCT 'there is a row in " table " of snapshot ' ||"            \
+		        " ((owner - " SNAPSHOT_OWNERS                                              \
+		        ") >> 24) || ', which does not exist' FROM " table                         \
+		        " WHERE owner >= " SNAPSHOT_OWNERS                                         \
+		        " AND NOT EXISTS (SELECT 1 FROM snapshot_set s WHERE"                      \
+		        " s.owner = (" table ".owner - " SNAPSHOT_OWNERS ") >> 24 AND"             \
+		        " s.id = (" table ".owner & 16777215))"                                    \
 	}
 #define RECORDS_OF_JSON(table)                                                                     \
 	{                                                                                          \
@@ -104,7 +117,22 @@ static const struct check_query queries[] = {
         RECORDS_OF_INODES("filter_state"),
         RECORDS_OF_INODES("job"),
         RECORDS_OF_INODES("flag"),
+        RECORDS_OF_SNAPSHOTS("attachment"),
+        RECORDS_OF_SNAPSHOTS("filter_state"),
+        {"snapshots",
+                "SELECT 'there is an image in snapshot ' || owner || ', which does not exist' FROM "
+                "(SELECT DISTINCT owner FROM snapshot_set WHERE owner <> 0 AND owner NOT IN"
+                " (SELECT id FROM snapshot_set WHERE owner = 0))"
+                " UNION ALL SELECT 'snapshot ' || (id >> 24) || ' keeps the map of image ' || "
+                "image ||"
+                " ', and has no row for it' FROM snapshot WHERE NOT EXISTS"
+                " (SELECT 1 FROM snapshot_set s WHERE s.owner = snapshot.id >> 24"
+                " AND s.id = (snapshot.id & 16777215))"
+                " UNION ALL SELECT 'snapshot ' || owner || ' has a row for image ' || id || ', and"
+                " no map of it' FROM snapshot_set WHERE owner <> 0 AND NOT EXISTS"
+                " (SELECT 1 FROM snapshot t WHERE t.id = (owner << 24) + snapshot_set.id)"},
         RECORDS_OF_JSON("attachment"),
+        RECORDS_OF_JSON("snapshot_set"),
         RECORDS_OF_JSON("policy"),
         RECORDS_OF_JSON("job"),
         RECORDS_OF_JSON("key"),
@@ -116,6 +144,7 @@ static const struct check_query queries[] = {
                 " UNION ALL SELECT 'policy ' || id, id FROM policy"
                 " UNION ALL SELECT 'job ' || id, id FROM job"
                 " UNION ALL SELECT 'key ' || id, id FROM key"
+                " UNION ALL SELECT 'snapshot ' || id, id FROM snapshot_set WHERE owner = 0"
                 " UNION ALL SELECT 'crypto domain ' || owner, owner FROM keyslot)"
                 " WHERE n >= (SELECT next_number FROM datastore)"},
         {"crypto domains",

@@ -24,7 +24,8 @@
 #define INODE_COLUMNS                                                                              \
 	"ino, mode, uid, gid, nlink, rdev, size, atime_s, atime_ns, mtime_s, mtime_ns,"            \
 	" ctime_s, ctime_ns, btime_s, btime_ns, parent, generation"
-#define IMAGE_COLUMNS "image, root, height, data_chunks, zero_chunks, snap_epoch"
+#define IMAGE_COLUMNS    "image, root, height, data_chunks, zero_chunks, snap_epoch"
+#define SNAPSHOT_COLUMNS "id, image, root, height, domain, data_chunks, zero_chunks, txg"
 #define SEGMENT_COLUMNS                                                                            \
 	"id, gen, tier, domain, state, bytes, slots, live_chunks, live_bytes, file_bytes, "        \
 	"created_txg"
@@ -75,6 +76,12 @@ static const char *const stmt_sql[STMT_COUNT] = {
         [STMT_IMAGE_PUT] =
                 "INSERT OR REPLACE INTO image (" IMAGE_COLUMNS ") VALUES (?, ?, ?, ?, ?, ?)",
         [STMT_IMAGE_DEL] = "DELETE FROM image WHERE image = ?",
+        [STMT_SNAPSHOT_GET] = "SELECT " SNAPSHOT_COLUMNS " FROM snapshot WHERE id = ?",
+        [STMT_SNAPSHOT_EACH] =
+                "SELECT " SNAPSHOT_COLUMNS " FROM snapshot WHERE id >= ? ORDER BY id LIMIT ?",
+        [STMT_SNAPSHOT_PUT] = "INSERT OR REPLACE INTO snapshot (" SNAPSHOT_COLUMNS ")"
+                              " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [STMT_SNAPSHOT_DEL] = "DELETE FROM snapshot WHERE id = ?",
         [STMT_SEGMENT_EACH] =
                 "SELECT " SEGMENT_COLUMNS " FROM segment WHERE id >= ? ORDER BY id LIMIT ?",
         [STMT_SEGMENT_PUT] = "INSERT OR REPLACE INTO segment (" SEGMENT_COLUMNS ")"
@@ -118,6 +125,7 @@ static const char *const stmt_sql[STMT_COUNT] = {
         RECORD_SQL(RECORD_KEYSLOT, "keyslot"),
         RECORD_SQL(RECORD_AUDIT, "audit"),
         RECORD_SQL(RECORD_FLAG, "flag"),
+        RECORD_SQL(RECORD_SNAPSHOT, "snapshot_set"),
 };
 
 int db_errno(int rc)

@@ -15,6 +15,7 @@ struct ns {
 	struct metadb *m; /* not owned */
 	struct ns_sink sink;
 	_Atomic uint64_t next_ino, next_dirent, next_number;
+	_Atomic uint64_t snapshot_changes;
 	pthread_mutex_t change_lock; /* rows reach sink and pending view in one order */
 	pthread_mutex_t lock;        /* guards what follows; never held while SQLite reads */
 	struct pending pending;

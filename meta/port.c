@@ -35,6 +35,7 @@
 #define CHECKPOINT_FRAMES 2048u /* 16 MiB */
 #define NODE_BATCH        1024
 #define IMAGE_BATCH       64
+#define SNAPSHOT_BATCH    64
 #define SEGMENT_BATCH     64
 
 /* --- reading --- */
@@ -149,6 +150,22 @@ static bool take_image(sqlite3_stmt *st, void *ret_row)
 	return !bad;
 }
 
+static bool take_snapshot(sqlite3_stmt *st, void *ret_row)
+{
+	struct snapshot_row *row = ret_row;
+	bool bad = false;
+
+	row->id = db_u64(st, 0);
+	row->image = db_u64(st, 1);
+	row->root = db_u64(st, 2);
+	row->height = col_u32(st, 3, &bad);
+	row->domain = col_u32(st, 4, &bad);
+	row->data_chunks = db_u64(st, 5);
+	row->zero_chunks = db_u64(st, 6);
+	row->txg = db_u64(st, 7);
+	return !bad;
+}
+
 static bool take_segment(sqlite3_stmt *st, void *ret_row)
 {
 	struct segment_row *row = ret_row;
@@ -206,6 +223,37 @@ static int port_image_get(struct meta *meta, uint64_t image, struct image_row *r
 	return r;
 }
 
+static int read_snapshot(struct db *d, uint64_t id, struct snapshot_row *ret_row)
+{
+	sqlite3_stmt *st = NULL;
+	struct snapshot_row row;
+	int r = db_stmt(d, STMT_SNAPSHOT_GET, &st);
+
+	if (r < 0)
+		return r;
+	sqlite3_bind_int64(st, 1, (sqlite3_int64)id);
+	r = db_next(d, st);
+	if (r <= 0)
+		return r < 0 ? r : -ENOENT;
+	r = take_snapshot(st, &row) ? 0 : -EIO;
+	db_done(st);
+	if (r == 0)
+		*ret_row = row;
+	return r;
+}
+
+static int port_snapshot_get(struct meta *meta, uint64_t id, struct snapshot_row *ret_row)
+{
+	struct metadb *m = metadb_of(meta);
+	struct db *d = NULL;
+	int r = metadb_reader(m, &d);
+
+	if (r == 0)
+		r = read_snapshot(d, id, ret_row);
+	metadb_reader_done(m, d);
+	return r;
+}
+
 /* Reads up to cap rows of row_len bytes; the statement's integer parameters are all given. */
 struct batch {
 	enum db_stmt stmt;
@@ -259,6 +307,26 @@ static int port_image_each(struct meta *meta, image_row_fn *fn, void *arg)
 		if (n > 0)
 			params[0] = rows[n - 1].image + 1;
 	} while (n == IMAGE_BATCH);
+	return 0;
+}
+
+static int port_snapshot_each(struct meta *meta, snapshot_row_fn *fn, void *arg)
+{
+	static const struct batch b = {
+	        STMT_SNAPSHOT_EACH, take_snapshot, sizeof(struct snapshot_row), SNAPSHOT_BATCH};
+	struct snapshot_row rows[SNAPSHOT_BATCH];
+	uint64_t params[] = {0, SNAPSHOT_BATCH};
+	unsigned n = 0;
+
+	do {
+		int r = read_batch(metadb_of(meta), &b, params, 2, rows, &n);
+		for (unsigned i = 0; r == 0 && i < n; i++)
+			r = fn(arg, &rows[i]);
+		if (r != 0)
+			return r;
+		if (n > 0)
+			params[0] = rows[n - 1].id + 1;
+	} while (n == SNAPSHOT_BATCH);
 	return 0;
 }
 
@@ -461,6 +529,19 @@ static int port_image_del(struct meta *meta, uint64_t image)
 	return put(meta, STMT_IMAGE_DEL, &image, 1, NULL, 0);
 }
 
+static int port_snapshot_put(struct meta *meta, const struct snapshot_row *row)
+{
+	const uint64_t ints[] = {row->id, row->image, row->root, row->height, row->domain,
+	        row->data_chunks, row->zero_chunks, row->txg};
+
+	return put(meta, STMT_SNAPSHOT_PUT, ints, ARRAY_SIZE(ints), NULL, 0);
+}
+
+static int port_snapshot_del(struct meta *meta, uint64_t id)
+{
+	return put(meta, STMT_SNAPSHOT_DEL, &id, 1, NULL, 0);
+}
+
 static int port_segment_put(struct meta *meta, const struct segment_row *row)
 {
 	const uint64_t ints[] = {row->id, row->gen, row->tier, row->domain, row->state, row->bytes,
@@ -512,6 +593,8 @@ const struct meta_ops metadb_ops = {
         .node_get = port_node_get,
         .image_get = port_image_get,
         .image_each = port_image_each,
+        .snapshot_get = port_snapshot_get,
+        .snapshot_each = port_snapshot_each,
         .segment_each = port_segment_each,
         .node_each = port_node_each,
         .parked_each = port_parked_each,
@@ -520,6 +603,8 @@ const struct meta_ops metadb_ops = {
         .node_del = port_node_del,
         .image_put = port_image_put,
         .image_del = port_image_del,
+        .snapshot_put = port_snapshot_put,
+        .snapshot_del = port_snapshot_del,
         .segment_put = port_segment_put,
         .segment_del = port_segment_del,
         .parked_put = port_parked_put,

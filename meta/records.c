@@ -23,6 +23,16 @@
 
 /* --- changes --- */
 
+/* Counted when readers see it. */
+static int record_change(struct ns *ns, const struct row *row)
+{
+	const int r = ns_change(ns, row);
+
+	if (!r && row->table == RECORD_SNAPSHOT)
+		ns->snapshot_changes++;
+	return r;
+}
+
 int ns_record_put(struct ns *ns, enum record_table table, uint64_t owner, uint64_t id,
         const void *value, size_t len)
 {
@@ -33,14 +43,19 @@ int ns_record_put(struct ns *ns, enum record_table table, uint64_t owner, uint64
 	        .value = value,
 	        .value_len = len};
 
-	return len > RECORD_VALUE_MAX ? -E2BIG : ns_change(ns, &row);
+	return len > RECORD_VALUE_MAX ? -E2BIG : record_change(ns, &row);
 }
 
 int ns_record_del(struct ns *ns, enum record_table table, uint64_t owner, uint64_t id)
 {
 	const struct row row = {.type = ROW_RECORD_DEL, .table = table, .owner = owner, .id = id};
 
-	return ns_change(ns, &row);
+	return record_change(ns, &row);
+}
+
+uint64_t ns_snapshot_changes(struct ns *ns)
+{
+	return ns->snapshot_changes;
 }
 
 /* --- one record --- */

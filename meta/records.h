@@ -15,6 +15,7 @@
  *	KEYSLOT       crypto domain    slot             crypto/keyslot.h
  *	AUDIT         0                number, from 1   JSON, audit.h; never deleted
  *	FLAG          inode            1: quarantine    text
+ *	SNAPSHOT      0, a snapshot    number           JSON, fs/snapshot/records.h
  */
 #pragma once
 
@@ -30,10 +31,11 @@ enum record_table {
 	RECORD_KEYSLOT = 6,
 	RECORD_AUDIT = 7,
 	RECORD_FLAG = 8,
+	RECORD_SNAPSHOT = 9,
 	RECORD_TABLES,
 };
 /*
- * Numbers (ns_number_alloc) are the ids of ATTACHMENT, POLICY, JOB and KEY, id >> 16 of FILTER_STATE,
+ * Numbers (ns_number_alloc) are the ids of ATTACHMENT, POLICY, JOB, KEY and SNAPSHOT, id >> 16 of FILTER_STATE,
  * and the owner of KEYSLOT: below 2^32.  All other owners and ids are below 2^63.
  */
 #define RECORD_VALUE_MAX (1u << 20)
@@ -55,6 +57,8 @@ int ns_record_each(struct ns *ns, enum record_table table, uint64_t owner, uint6
 /* Of all owners, in order of (owner, id). */
 int ns_record_each_owner(
         struct ns *ns, enum record_table table, ns_record_fn *fn, void *arg) MUST_CHECK;
+/* Another number after each change of a record of the table SNAPSHOT. */
+uint64_t ns_snapshot_changes(struct ns *ns);
 /* The highest id of an owner, 0: none. */
 int ns_record_last(
         struct ns *ns, enum record_table table, uint64_t owner, uint64_t *ret_id) MUST_CHECK;

@@ -66,6 +66,7 @@ uint64_t record_number(enum record_table table, uint64_t owner, uint64_t id)
 	case RECORD_POLICY:
 	case RECORD_JOB:
 	case RECORD_KEY:
+	case RECORD_SNAPSHOT:
 		return id;
 	case RECORD_FILTER_STATE:
 		return id >> 16;

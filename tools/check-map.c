@@ -1,9 +1,10 @@
 /*
- * check-map.c - the tree of every image, node by node
+ * check-map.c - the tree of every image and snapshot, node by node
  *
  * Recursion is at most as deep as a tree is high (4); the blob in work is decoded before its
  * children are read, so there is one buffer.  A tree is walked once for each batch of segments;
- * findings about its structure are made in the first walk only.
+ * findings about its structure are made in the first walk only.  Of a snapshot, what another tree has
+ * led to already is not walked again; its counters are compared when all of it was walked.
  */
 #include <errno.h>
 #include <limits.h>
@@ -12,6 +13,7 @@
 #include <sys/stat.h>
 
 #include "store/map.h"
+#include "store/snapshot.h"
 #include "tools/check.h"
 
 #define TREE_HEIGHT_MAX 4u
@@ -19,6 +21,7 @@
 struct walk {
 	struct check *c;
 	const struct image_row *row;
+	bool snapshot;      /* row is made of a snapshot's */
 	bool whole;         /* check structure too */
 	bool incomplete;    /* some part could not be read: counters cannot be judged */
 	uint64_t end_chunk; /* size of the file, rounded up */
@@ -112,7 +115,7 @@ static uint64_t *node_find(struct check *c, uint64_t id)
 
 	while (lo < hi) {
 		const size_t mid = lo + (hi - lo) / 2;
-		const uint64_t at = c->nodes[mid] & ~NODE_SEEN;
+		const uint64_t at = c->nodes[mid] & ~(NODE_SEEN | NODE_WALKED);
 		if (at == id)
 			return &c->nodes[mid];
 		if (at < id)
@@ -218,6 +221,13 @@ static void tree_walk(struct walk *w, uint64_t id, unsigned level, uint64_t firs
 		w->zero_chunks += chunks_below(level + 1);
 		return;
 	}
+	uint64_t *walked = node_find(w->c, id);
+	if (w->snapshot && walked && (*walked & NODE_WALKED)) {
+		w->incomplete = true;
+		return;
+	}
+	if (walked)
+		*walked |= NODE_WALKED;
 	progress_update(&w->progress, w->nodes_walked++, w->c->n_nodes);
 	if (!node_read(w, id, level, first_chunk, &n))
 		return;
@@ -246,7 +256,7 @@ static int counters_check(struct walk *w)
 	fi->image = row->image;
 	if (fi->text)
 		fi->path = strdup(w->path);
-	if (!w->c->repair)
+	if (!w->c->repair || w->snapshot)
 		return 0;
 	if (array_reserve(&fix->images, fix->n_images, &fix->images_cap, sizeof(*fix->images)) < 0)
 		return -ENOMEM;
@@ -309,19 +319,63 @@ static int image_check(void *arg, const struct image_row *row)
 	return counters_check(w);
 }
 
+/* As an image's, but that it has no file, and may share all of its nodes. */
+static int snapshot_check(void *arg, const struct snapshot_row *row)
+{
+	struct walk *w = arg;
+	const struct image_row as_image = {.image = row->image,
+	        .root = row->root,
+	        .height = row->height,
+	        .data_chunks = row->data_chunks,
+	        .zero_chunks = row->zero_chunks,
+	        .snap_epoch = row->txg};
+
+	w->row = &as_image;
+	w->incomplete = false;
+	w->data_chunks = w->zero_chunks = 0;
+	w->end_chunk = IMAGE_CHUNKS_MAX;
+	snprintf(w->path, sizeof(w->path), "snapshot %llu.%llu",
+	        (unsigned long long)snapshot_set(row->id),
+	        (unsigned long long)(row->id - snapshot_id(snapshot_set(row->id), 0)));
+	if (w->whole)
+		w->c->sum.snapshots++;
+	if (!image_row_valid(&as_image)) {
+		w->c->incomplete = true;
+		if (w->whole)
+			finding_add(&w->c->findings, FINDING_IMAGE, SEVERITY_LOSS,
+			        "%s: the map's root is not valid: all content is lost", w->path)
+			        ->image = row->image;
+		return 0;
+	}
+	if (row->height)
+		tree_walk(w, row->root, row->height - 1, 0);
+	return w->whole ? counters_check(w) : 0;
+}
+
+static int trees_each(struct walk *w)
+{
+	struct meta *m = w->c->meta;
+	int r = m->ops->image_each(m, image_check, w);
+
+	w->snapshot = true;
+	return r == 0 ? m->ops->snapshot_each(m, snapshot_check, w) : r;
+}
+
 int check_images(struct check *c, bool whole)
 {
 	struct walk w = {.c = c, .whole = whole};
 
+	for (size_t i = 0; i < c->n_nodes; i++)
+		c->nodes[i] &= ~NODE_WALKED;
 	progress_begin(&w.progress, "checking images", PROGRESS_PARTS);
-	const int r = c->meta->ops->image_each(c->meta, image_check, &w);
+	const int r = trees_each(&w);
 	progress_end(&w.progress);
 	if (r == 0 || r == -ENOMEM)
 		return r;
 	c->incomplete = true;
 	if (whole)
 		finding_add(&c->findings, FINDING_METADATA, SEVERITY_LOSS,
-		        "not all images can be read from meta.db: %s", strerror(-r));
+		        "not all images and snapshots can be read from meta.db: %s", strerror(-r));
 	return 0;
 }
 
@@ -367,6 +421,6 @@ void check_nodes_report(struct check *c)
 		unseen += !(c->nodes[i] & NODE_SEEN);
 	if (unseen && !c->incomplete)
 		finding_add(&c->findings, FINDING_ORPHAN_NODE, SEVERITY_NOTE,
-		        "%llu map nodes belong to no image (weir gc removes them)",
+		        "%llu map nodes belong to no image or snapshot (weir gc removes them)",
 		        (unsigned long long)unseen);
 }

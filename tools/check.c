@@ -156,6 +156,8 @@ static void check_print(const struct check *c, int code)
 	printf("%s: %s, %s (%s), %s of the chunks dead\n", verdict(code),
 	        text_count(a, s->images, "image"), text_count(b, s->segments, "segment"),
 	        text_size(d, s->file_bytes), text_share(e, dead_share(s)));
+	if (s->snapshots)
+		printf("%s of images\n", text_count(a, s->snapshots, "snapshot"));
 	if (s->log_bytes)
 		printf("the intent log holds %s: the next mount replays it\n",
 		        text_size(a, s->log_bytes));
@@ -171,19 +173,20 @@ static void check_print(const struct check *c, int code)
 
 static json_t *summary_json(const struct check_summary *s)
 {
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I, s:I, "
-	                 "s:I, s:I, s:I, s:I}",
-	        "inodes", (json_int_t)s->inodes, "images", (json_int_t)s->images, "nodes",
-	        (json_int_t)s->nodes, "segments", (json_int_t)s->segments, "file_bytes",
-	        (json_int_t)s->file_bytes, "slots", (json_int_t)s->slots, "referenced_chunks",
-	        (json_int_t)s->referenced_chunks, "dead_share", dead_share(s), "data_chunks",
-	        (json_int_t)s->data_chunks, "zero_chunks", (json_int_t)s->zero_chunks,
-	        "frames_verified", (json_int_t)s->frames_verified, "chunks_verified",
-	        (json_int_t)s->chunks_verified, "log_records", (json_int_t)s->log_records,
-	        "log_bytes", (json_int_t)s->log_bytes, "locked_leaves",
-	        (json_int_t)s->locked_leaves, "locked_frames", (json_int_t)s->locked_frames,
-	        "locked_records", (json_int_t)s->locked_records, "parked_records",
-	        (json_int_t)s->parked_records);
+	return json_pack(
+	        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I, s:I, "
+	        "s:I, s:I, s:I, s:I}",
+	        "inodes", (json_int_t)s->inodes, "images", (json_int_t)s->images, "snapshots",
+	        (json_int_t)s->snapshots, "nodes", (json_int_t)s->nodes, "segments",
+	        (json_int_t)s->segments, "file_bytes", (json_int_t)s->file_bytes, "slots",
+	        (json_int_t)s->slots, "referenced_chunks", (json_int_t)s->referenced_chunks,
+	        "dead_share", dead_share(s), "data_chunks", (json_int_t)s->data_chunks,
+	        "zero_chunks", (json_int_t)s->zero_chunks, "frames_verified",
+	        (json_int_t)s->frames_verified, "chunks_verified", (json_int_t)s->chunks_verified,
+	        "log_records", (json_int_t)s->log_records, "log_bytes", (json_int_t)s->log_bytes,
+	        "locked_leaves", (json_int_t)s->locked_leaves, "locked_frames",
+	        (json_int_t)s->locked_frames, "locked_records", (json_int_t)s->locked_records,
+	        "parked_records", (json_int_t)s->parked_records);
 }
 
 static int check_print_json(const struct check *c, int code)

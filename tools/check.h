@@ -159,7 +159,7 @@ struct segment_file {
 };
 
 struct check_summary {
-	uint64_t inodes, images, nodes, segments, file_bytes, slots, referenced_chunks;
+	uint64_t inodes, images, snapshots, nodes, segments, file_bytes, slots, referenced_chunks;
 	uint64_t data_chunks, zero_chunks, frames_verified, chunks_verified;
 	uint64_t log_records, log_bytes; /* to be replayed by the next mount */
 	/* Not looked into, for want of keys: map leaves, frames, records (of the log, or parked). */
@@ -204,7 +204,8 @@ struct check {
 	uint64_t *nodes; /* owned, sorted ids of all node rows; NODE_SEEN once reached */
 	size_t n_nodes, nodes_cap;
 };
-#define NODE_SEEN (1ull << 63)
+#define NODE_SEEN   (1ull << 63)
+#define NODE_WALKED (1ull << 62) /* in the present walk over all trees */
 
 /*
  * Grows an array so that one more element fits.  All arrays here are as long as what a datastore
@@ -263,7 +264,7 @@ bool check_segment_referenced(const struct check_segment *seg);
 /* Where the frames of a file without footer end, at most. */
 uint32_t check_segment_scan_end(const struct check_segment *seg);
 int check_nodes_read(struct check *c) MUST_CHECK;
-/* Walks all images; structure is checked when whole, entries that point into the loaded batch
+/* Walks all images and snapshots; structure is checked when whole, entries that point into the loaded batch
  * always. */
 int check_images(struct check *c, bool whole) MUST_CHECK;
 void check_nodes_report(struct check *c);

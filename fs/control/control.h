@@ -45,9 +45,10 @@ struct control_request {
 	/* Texts; NULL: not given. */
 	const char *target, *type, *action, *name, *expect;
 	const char *kind, *secret, *new_kind, *new_secret;
+	const char *other, *other_name, *holder;
 	struct control_texts images, settings, args; /* items NULL: not given */
 	bool full, lazy, force, recursive, wait, verify;
-	uint64_t slot;
+	uint64_t slot, offset;
 	bool slot_given;
 	json_t *json; /* owned */
 };
@@ -61,6 +62,9 @@ enum control_needs {
 	CONTROL_NEEDS_KIND = BIT(4), /* and secret */
 	CONTROL_NEEDS_NEW_KIND = BIT(5),
 	CONTROL_NEEDS_SLOT = BIT(6),
+	CONTROL_NEEDS_OTHER = BIT(7),
+	CONTROL_NEEDS_OTHER_NAME = BIT(8),
+	CONTROL_NEEDS_HOLDER = BIT(9),
 };
 
 /* What an op works with; progress may be called with it while it runs. */
@@ -73,6 +77,8 @@ struct control_context {
 	void *arg;
 	/* umount: answered when the datastore is closed (server.c). */
 	int (*umount)(void *arg, bool lazy, struct errmsg *em);
+	/* As in fs/snapshot/snapshots.h. */
+	void (*invalidate)(void *arg, uint64_t ino, const char *name);
 };
 
 struct control_op {
@@ -82,9 +88,10 @@ struct control_op {
 	int (*run)(struct control_context *ctx, const struct control_request *req,
 	        json_t **ret_json, struct errmsg *em);
 };
-extern const struct control_op control_ops[];        /* ops.c */
-extern const struct control_op control_filter_ops[]; /* filter-ops.c */
-extern const struct control_op keys_ops[];           /* fs/filter/keys-ops.c */
+extern const struct control_op control_ops[];          /* ops.c */
+extern const struct control_op control_filter_ops[];   /* filter-ops.c */
+extern const struct control_op control_snapshot_ops[]; /* snapshot-ops.c */
+extern const struct control_op keys_ops[];             /* fs/filter/keys-ops.c */
 
 /* Parses a line as a client sent it (any bytes, no terminator needed).  -EBADMSG with em. */
 int control_request_parse(const char *line, size_t len, struct control_request *ret_req,
@@ -99,6 +106,8 @@ struct control_host {
 	const char *mountpoint;
 	/* Unmounts, so that the daemon ends; any thread.  -EBUSY: in use, and not lazy. */
 	int (*umount)(void *arg, bool lazy, struct errmsg *em);
+	/* Drops what the kernel caches of an inode, or of a name in it; any thread. */
+	void (*invalidate)(void *arg, uint64_t ino, const char *name);
 	void *arg;
 	struct manager *manager; /* NULL: no filters */
 };

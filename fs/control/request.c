@@ -34,6 +34,9 @@ static const struct field fields[] = {
         {"secret", FIELD_TEXT, AT(secret), CONTROL_NEEDS_KIND},
         {"new_kind", FIELD_TEXT, AT(new_kind), CONTROL_NEEDS_NEW_KIND},
         {"new_secret", FIELD_TEXT, AT(new_secret)},
+        {"other", FIELD_TEXT, AT(other), CONTROL_NEEDS_OTHER},
+        {"other_name", FIELD_TEXT, AT(other_name), CONTROL_NEEDS_OTHER_NAME},
+        {"holder", FIELD_TEXT, AT(holder), CONTROL_NEEDS_HOLDER},
         {"images", FIELD_TEXTS, AT(images)},
         {"settings", FIELD_TEXTS, AT(settings)},
         {"args", FIELD_TEXTS, AT(args)},
@@ -44,6 +47,7 @@ static const struct field fields[] = {
         {"wait", FIELD_FLAG, AT(wait)},
         {"verify", FIELD_FLAG, AT(verify)},
         {"slot", FIELD_NUMBER, AT(slot), CONTROL_NEEDS_SLOT},
+        {"offset", FIELD_NUMBER, AT(offset)},
 };
 
 static void text_wipe(const json_t *json, const char *name)
@@ -77,7 +81,8 @@ static const struct control_op *op_in(const struct control_op *table, const char
 
 static int op_find(const json_t *name, const struct control_op **ret_op, struct errmsg *em)
 {
-	const struct control_op *const tables[] = {control_ops, control_filter_ops, keys_ops};
+	const struct control_op *const tables[] = {
+	        control_ops, control_filter_ops, control_snapshot_ops, keys_ops};
 	const struct control_op *op = NULL;
 
 	if (!json_is_string(name))
@@ -116,7 +121,7 @@ static int number_take(struct control_request *req, uint64_t *number, const json
 	if (!json_is_integer(value) || json_integer_value(value) < 0)
 		return errmsg_set(em, -EBADMSG, "'%s' must be a number", name);
 	*number = (uint64_t)json_integer_value(value);
-	req->slot_given = true;
+	req->slot_given = req->slot_given || number == &req->slot;
 	return 0;
 }
 

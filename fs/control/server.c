@@ -126,6 +126,15 @@ static int client_umount(void *arg, bool lazy, struct errmsg *em)
 	return r;
 }
 
+static void client_invalidate(void *arg, uint64_t ino, const char *name)
+{
+	const struct client *cl = arg;
+	const struct control_host *host = &cl->srv->host;
+
+	if (host->invalidate)
+		host->invalidate(host->arg, ino, name);
+}
+
 static void client_answer(struct client *cl, char *line, size_t len)
 {
 	struct control_server *srv = cl->srv;
@@ -137,6 +146,7 @@ static void client_answer(struct client *cl, char *line, size_t len)
 	        .progress = client_progress,
 	        .arg = cl,
 	        .umount = client_umount,
+	        .invalidate = client_invalidate,
 	};
 	struct control_request req;
 	struct errmsg em = {0};

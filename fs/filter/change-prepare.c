@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "fs/filter/change-private.h"
+#include "fs/snapshot/records.h"
 
 /* NULL: too many, with em. */
 static struct step *step_add(struct change *c, uint64_t link, const char *action, struct errmsg *em)
@@ -73,6 +74,19 @@ static const char *item_text(const struct stack_item *item, const char *key)
 
 /* --- attach --- */
 
+/* Encrypting ends with a promise that nothing of it lies in the clear; they would keep that. */
+static int refuse_snapshots(struct change *c, struct errmsg *em)
+{
+	const int r = snapshot_holds(c->m->ds->ns, c->t->ino);
+
+	if (r == 1)
+		return errmsg_set(em, -EBUSY,
+		        "'%s' has snapshots, which would stay in the clear: delete them first "
+		        "(weir snapshot list), or encrypt a clone and delete both",
+		        c->t->path);
+	return r < 0 ? errmsg_set(em, r, "cannot read the snapshots: %s", strerror(-r)) : 0;
+}
+
 /* The item becomes part of c->next. */
 static int attach_item(
         struct change *c, const struct wish *w, struct stack_item *item, struct errmsg *em)
@@ -86,6 +100,8 @@ static int attach_item(
 
 	if (!r && item->class == STAGE_ENCRYPT)
 		r = keys_domain_for(c->m, item_text(item, "key"), &domain, em);
+	if (!r && c->fi && item->class == STAGE_ENCRYPT && converts(c, item))
+		r = refuse_snapshots(c, em);
 	if (r < 0)
 		return r;
 	item->forced = w->force;

@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "fs/filter/keys-private.h"
+#include "store/snapshot.h"
 
 static int protect(struct keys *k, struct errmsg *em)
 {
@@ -358,9 +359,10 @@ static int refuse_used(struct keys *k, const struct named_key *key, struct errms
 		if (u.n == 0)
 			continue;
 		k->env.path_of(k->env.arg, u.ino, path, sizeof(path));
-		return errmsg_set(em, -EBUSY,
-		        "key '%s' is in use: by '%s'%s (weir filter detach TARGET encrypt)",
-		        key->name, path[0] ? path : "the datastore", u.n > 1 ? " and others" : "");
+		return errmsg_set(em, -EBUSY, "key '%s' is in use: by '%s'%s (%s)", key->name,
+		        path[0] ? path : "the datastore", u.n > 1 ? " and others" : "",
+		        u.ino & SNAPSHOT_BIT ? "weir snapshot delete"
+		                             : "weir filter detach TARGET encrypt");
 	}
 	return 0;
 }

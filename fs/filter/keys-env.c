@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "fs/filter/keys-private.h"
 #include "fs/filter/manager-private.h"
+#include "fs/snapshot/records.h"
 
 static void env_lock(void *arg)
 {
@@ -86,7 +87,9 @@ static void env_path_of(void *arg, uint64_t ino, char *buf, size_t cap)
 {
 	const struct manager *m = arg;
 
-	if (ns_path_of(m->ds->ns, ino, buf, cap) < 0)
+	if (ino & SNAPSHOT_BIT)
+		snapshot_path(m->ds->ns, ino, buf, cap);
+	else if (ns_path_of(m->ds->ns, ino, buf, cap) < 0)
 		snprintf(buf, cap, "inode %llu", (unsigned long long)ino);
 }
 

@@ -268,6 +268,28 @@ int state_put(struct state_table *t, uint64_t link, const char *name, const void
 	return r;
 }
 
+/* from is the caller's alone. */
+int state_restore(struct state_table *t, struct state_table *from, uint64_t link)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&t->lock);
+	for (unsigned b = 0; b < STATE_BUCKETS; b++) {
+		for (struct state_value *v = t->buckets[b]; v; v = v->next) {
+			if (v->link == link && v->live && !value_find(from, link, v->name)) {
+				v->dirty = true;
+				value_unset(t, v);
+			}
+		}
+	}
+	for (unsigned b = 0; b < STATE_BUCKETS; b++)
+		for (const struct state_value *v = from->buckets[b]; v && r == 0; v = v->next)
+			if (v->link == link && v->live)
+				r = put_locked(t, link, v->name, v->data, v->len);
+	pthread_mutex_unlock(&t->lock);
+	return r;
+}
+
 /* --- collecting --- */
 
 /* Of the group before this one, which may be on its way. */

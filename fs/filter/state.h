@@ -29,6 +29,9 @@ int state_get(struct state_table *t, uint64_t link, const char *name, void *buf,
 int state_put(struct state_table *t, uint64_t link, const char *name, const void *data,
         size_t len) MUST_CHECK;
 
+/* The values of a link become those that it has in another table, as if each were put.  -ENOMEM. */
+int state_restore(struct state_table *t, struct state_table *from, uint64_t link) MUST_CHECK;
+
 /*
  * Puts as rows what changed; inside the gate or with it closed.  txg: that collects now.  What was
  * put while the group before was open is put once more: that group may not be committed yet, and a

@@ -23,12 +23,15 @@
 
 #define WAIT_SAY_SECONDS 5
 
+/* Of protocol 7.45; linux/fuse.h may be older.  Its arguments are those of COPY_FILE_RANGE. */
+#define OPCODE_COPY_FILE_RANGE_64 53u
+
 struct device_clone {
 	int fd; /* -1: the session's own */
 	_Atomic unsigned refs;
 };
 
-static _Thread_local bool kill_suidgid;
+static _Thread_local bool kill_suidgid, copy_64;
 static _Thread_local struct device_clone *own;
 static _Thread_local struct device_clone *through; /* NULL: own */
 static pthread_mutex_t clones_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -41,12 +44,17 @@ bool device_kill_suidgid(void)
 	return kill_suidgid;
 }
 
-static void request_look(const void *buf, size_t len)
+bool device_copy_64(void)
 {
-	const struct fuse_in_header *h = buf;
+	return copy_64;
+}
+
+static void request_look(void *buf, size_t len)
+{
+	struct fuse_in_header *h = buf;
 	const void *args = h + 1;
 
-	kill_suidgid = false;
+	kill_suidgid = copy_64 = false;
 	if (len < sizeof(*h))
 		return;
 	if (h->opcode == FUSE_WRITE && len >= sizeof(*h) + sizeof(struct fuse_write_in)) {
@@ -59,6 +67,9 @@ static void request_look(const void *buf, size_t len)
 	} else if (h->opcode == FUSE_INIT && len >= sizeof(*h) + sizeof(struct fuse_init_in)) {
 		const struct fuse_init_in *in = args;
 		init_unique = in->flags & FUSE_HANDLE_KILLPRIV_V2 ? h->unique : 0;
+	} else if (h->opcode == OPCODE_COPY_FILE_RANGE_64) {
+		h->opcode = FUSE_COPY_FILE_RANGE;
+		copy_64 = true;
 	}
 }
 

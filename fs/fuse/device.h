@@ -6,6 +6,10 @@
  * writes and truncates when setuid and setgid bits are to go.  libfuse 3.14 neither negotiates it
  * nor hands that flag on, so we read and write the device for it (fuse_session_custom_io): the
  * reply to INIT gets the one bit, and the flag of the request a thread works on is kept beside it.
+ *
+ * FUSE_COPY_FILE_RANGE_64 (Linux 6.18).  It says in 64 bits how much was copied, where
+ * COPY_FILE_RANGE has 32; so a large file can be copied by one request, which is what makes it a clone.
+ * libfuse gets it as the old one, and the reply is made by who asks device_copy_64().
  */
 #pragma once
 
@@ -19,6 +23,8 @@ ssize_t device_read(int fd, void *buf, size_t len, void *userdata);
 ssize_t device_writev(int fd, struct iovec *iov, int n_iov, void *userdata);
 /* Does the request that this thread is working on ask for setuid and setgid to be cleared? */
 bool device_kill_suidgid(void);
+/* Is it a COPY_FILE_RANGE_64? */
+bool device_copy_64(void);
 
 /*
  * A device descriptor of this thread's own, on the session of session_fd: from now on this thread

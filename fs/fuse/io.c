@@ -257,19 +257,31 @@ void io_lseek(fuse_req_t fuse, fuse_ino_t ino, off_t off, int whence, struct fus
 
 /* --- copy_file_range --- */
 
+/* The most that the reply can say, in pages. */
+#define COPY_32_MAX (UINT32_MAX & ~4095ull)
+
+static void copy_reply(fuse_req_t fuse, uint64_t done)
+{
+	if (device_copy_64())
+		fuse_reply_buf(fuse, (const char *)&done, sizeof(done));
+	else
+		fuse_reply_write(fuse, done);
+}
+
 void io_copy_file_range(fuse_req_t fuse, fuse_ino_t ino, off_t off, struct fuse_file_info *fi,
         fuse_ino_t to_ino, off_t to_off, struct fuse_file_info *to_fi, size_t len, int flags)
 {
+	const uint64_t max = device_copy_64() ? INT64_MAX : COPY_32_MAX;
 	uint64_t done = 0;
 	const int r = vfs_copy(vfs_of(fuse), file_of(fi), (uint64_t)off, file_of(to_fi),
-	        (uint64_t)to_off, len, sync_flags(to_fi) | kill_flags(fuse), &done);
+	        (uint64_t)to_off, MIN(len, max), sync_flags(to_fi) | kill_flags(fuse), &done);
 
 	if (r == -EBUSY)
 		reply_err(fuse, -EOPNOTSUPP); /* the kernel copies through the page cache then */
 	else if (r < 0)
 		reply_err(fuse, r);
 	else
-		fuse_reply_write(fuse, done);
+		copy_reply(fuse, done);
 }
 
 /* --- setattr, for the size --- */

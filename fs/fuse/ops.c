@@ -20,6 +20,7 @@
 #include <sys/stat.h>
 
 #include "fs/fuse/io.h"
+#include "fs/vfs/snapview.h"
 
 void reply_err(fuse_req_t req, int r)
 {
@@ -50,13 +51,19 @@ static void stat_fill(const struct vfs_attr *a, struct stat *st)
 	};
 }
 
+/* Names of snapshots come and go without the kernel's doing. */
+static double timeout_of(uint64_t ino)
+{
+	return vfs_is_snapshot(ino) ? 0 : CACHE_SECONDS;
+}
+
 static void entry_fill(const struct vfs_entry *e, struct fuse_entry_param *p)
 {
 	*p = (struct fuse_entry_param){
 	        .ino = e->ino,
 	        .generation = e->generation,
-	        .attr_timeout = CACHE_SECONDS,
-	        .entry_timeout = CACHE_SECONDS,
+	        .attr_timeout = timeout_of(e->ino),
+	        .entry_timeout = timeout_of(e->ino),
 	};
 	stat_fill(&e->attr, &p->attr);
 }
@@ -70,7 +77,7 @@ void reply_attr(fuse_req_t req, int r, const struct vfs_attr *a)
 		return;
 	}
 	stat_fill(a, &st);
-	fuse_reply_attr(req, &st, CACHE_SECONDS);
+	fuse_reply_attr(req, &st, timeout_of(st.st_ino));
 }
 
 static void reply_entry(fuse_req_t req, int r, const struct vfs_entry *e)
@@ -105,7 +112,7 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	struct vfs_entry e;
 	const int r = vfs_lookup(vfs_of(req), parent, name, &e);
-	const struct fuse_entry_param none = {.entry_timeout = CACHE_SECONDS};
+	const struct fuse_entry_param none = {.entry_timeout = timeout_of(parent)};
 
 	if (r == -ENOENT && !is_dots(name)) /* "." of a number that is gone must fail */
 		fuse_reply_entry(req, &none);
@@ -189,8 +196,8 @@ static void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t to_parent, const 
 
 static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	fi->cache_readdir = 1;
-	fi->keep_cache = 1;
+	fi->cache_readdir = !vfs_is_snapshot(ino);
+	fi->keep_cache = !vfs_is_snapshot(ino);
 	fuse_reply_open(req, fi);
 }
 
@@ -349,8 +356,13 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct vfs *v = vfs_of(req);
 	struct vnode *file;
-	const int r = vfs_open(v, ino, &file);
+	int r = 0;
 
+	/* What else is refused by mode bits the kernel lets root do. */
+	if (vfs_is_snapshot(ino) && (fi->flags & O_ACCMODE) != O_RDONLY)
+		r = -EROFS;
+	if (!r)
+		r = vfs_open(v, ino, &file);
 	if (r < 0) { /* not reply_err: that a filter is missing is no fault of the backing */
 		fuse_reply_err(req, -r);
 		return;

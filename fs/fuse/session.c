@@ -4,6 +4,10 @@
  * libfuse reports what goes wrong in mounting by printing; its log function is ours, so the
  * last line that it logs becomes the error message.
  *
+ * Telling the kernel to drop what it caches is a write to the device, which may wait until dirty
+ * pages have been written back through us.  session_unmount() lets those that are under way finish; should
+ * nobody serve their writes any more, unmounting ends them.
+ *
  * Ending.  When the file system is unmounted, every reader of the device gets ENODEV and the pool's
  * threads end; session_end() ends them while it is mounted.
  */
@@ -26,7 +30,8 @@
 #include "fs/fuse/ops.h"
 #include "fs/fuse/pool.h"
 
-#define READ_AHEAD_KIB 1024
+#define READ_AHEAD_KIB  1024
+#define TELLING_SECONDS 10
 
 struct session {
 	struct front front;
@@ -36,6 +41,10 @@ struct session {
 	dev_t dev_before;          /* of the mount point, when nothing was mounted on it */
 	struct pool *pool;         /* owned */
 	bool mounted;
+	pthread_mutex_t lock; /* guards what follows */
+	pthread_cond_t cond;
+	bool ended;
+	unsigned telling; /* threads in session_invalidate() */
 };
 
 static _Thread_local char fuse_said[256]; /* libfuse's last complaint, while mounting */
@@ -134,6 +143,8 @@ int session_mount(const struct session_config *cfg, struct session **ret_session
 
 	if (!se)
 		return errmsg_set(em, -ENOMEM, "out of memory");
+	pthread_mutex_init(&se->lock, NULL);
+	pthread_cond_init(&se->cond, NULL);
 	sigaction(SIGUSR1, &sa, NULL);
 	fuse_set_log_func(fuse_log_line);
 	se->front.vfs = cfg->vfs;
@@ -184,19 +195,77 @@ int session_probe(struct session *se)
 
 void session_end(struct session *se)
 {
-	pool_end(se->pool);
+	pthread_mutex_lock(&se->lock);
+	if (!se->ended)
+		pool_end(se->pool);
+	pthread_mutex_unlock(&se->lock);
+}
+
+/* --- telling the kernel --- */
+
+void session_invalidate(struct session *se, uint64_t ino, const char *name)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&se->lock);
+	const bool ended = se->ended;
+	se->telling += !ended;
+	pthread_mutex_unlock(&se->lock);
+	if (ended)
+		return;
+	if (name) {
+		r = fuse_lowlevel_notify_inval_entry(se->fuse, ino, name, strlen(name));
+		if (r == 0 || r == -ENOENT)
+			r = fuse_lowlevel_notify_inval_inode(se->fuse, ino, 0, 0); /* its listing */
+	} else {
+		r = fuse_lowlevel_notify_inval_inode(se->fuse, ino, 0, 0);
+	}
+	if (r < 0 && r != -ENOENT) /* not there: it has nothing of it */
+		log_warn("inode %llu: the kernel keeps what it has cached: %s",
+		        (unsigned long long)ino, strerror(-r));
+	pthread_mutex_lock(&se->lock);
+	se->telling--;
+	pthread_cond_broadcast(&se->cond);
+	pthread_mutex_unlock(&se->lock);
+}
+
+/* Until nobody is telling, or for this long. */
+static void telling_wait(struct session *se, unsigned seconds)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += seconds;
+	pthread_mutex_lock(&se->lock);
+	se->ended = true;
+	while (se->telling && pthread_cond_timedwait(&se->cond, &se->lock, &until) == 0)
+		;
+	pthread_mutex_unlock(&se->lock);
+}
+
+void session_unmount(struct session *se)
+{
+	if (!se || !se->fuse)
+		return;
+	telling_wait(se, TELLING_SECONDS);
+	if (se->mounted)
+		fuse_session_unmount(se->fuse);
+	telling_wait(se, TELLING_SECONDS);
+	pool_free(se->pool);
+	se->pool = NULL;
+	fuse_session_destroy(se->fuse);
+	se->fuse = NULL;
 }
 
 void session_free(struct session *se)
 {
 	if (!se)
 		return;
-	if (se->mounted)
-		fuse_session_unmount(se->fuse);
+	session_unmount(se);
 	pool_free(se->pool);
-	if (se->fuse)
-		fuse_session_destroy(se->fuse);
 	fuse_opt_free_args(&se->args);
 	free(se->mountpoint);
+	pthread_cond_destroy(&se->cond);
+	pthread_mutex_destroy(&se->lock);
 	free(se);
 }

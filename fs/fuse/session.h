@@ -30,5 +30,13 @@ int session_serve(struct session *se) MUST_CHECK;
 int session_probe(struct session *se) MUST_CHECK;
 /* Any thread: session_serve() returns soon, whether something uses the mount or not. */
 void session_end(struct session *se);
-/* Unmounts, if it still is mounted, and frees.  Accepts NULL. */
+/*
+ * Any thread that holds nothing which a request of the mount may wait for: the kernel drops what it
+ * has of an inode, content (what is dirty is written first) and attributes; or, name not NULL, of a name
+ * in a directory.  Does nothing once it is unmounted.
+ */
+void session_invalidate(struct session *se, uint64_t ino, const char *name);
+/* Not served any more: unmounts, if it still is mounted.  Twice is once; accepts NULL. */
+void session_unmount(struct session *se);
+/* Unmounts, too, and frees; no other call is under way.  Accepts NULL. */
 void session_free(struct session *se);

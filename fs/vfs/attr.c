@@ -96,7 +96,7 @@ static int attr_set(struct vfs *v, struct vnode *vn, const struct vfs_setattr *s
 
 static int setattr_vnode(struct vfs *v, struct vnode *vn, const struct vfs_setattr *sa)
 {
-	int r = v->read_only ? -EROFS : 0;
+	int r = v->read_only || vfs_is_snapshot(vn->ino) ? -EROFS : 0;
 
 	if (!r && sa->set & VFS_SET_SIZE) {
 		struct request req;
@@ -180,7 +180,7 @@ void vfs_setattr_submit(struct vfs *v, uint64_t ino, struct vfs_setattr_call *ca
 		setattr_answer(call, vfs_setattr(v, ino, &call->set, &call->attr));
 		return;
 	}
-	r = v->read_only ? -EROFS : vnode_get(v, ino, &vn);
+	r = v->read_only || vfs_is_snapshot(ino) ? -EROFS : vnode_get(v, ino, &vn);
 	if (!r) {
 		r = size_begin(v, vn, &call->set);
 		if (r < 0)

@@ -6,6 +6,10 @@
  * chunk of a file is shared too when it becomes the last one of the other file: behind the end
  * there are zeros in both. Ranges that lie differently are copied as bytes.
  *
+ * A whole file onto an empty one is not even walked: the engine gives the other image the same map
+ * (store_clone_into), in one commit.  Size and content of it become official together, and the copy is
+ * durable when it is answered; until then nothing of it may be logged by a flush (vnode.cloning).
+ *
  * Where a stage of either file is to see what is read or written, and between crypto domains, bytes
  * are read and written as requests of the stacks instead.  The thread waits for them, so only a few
  * at a time may do that.
@@ -16,6 +20,11 @@
 
 #include <errno.h>
 
+#include "store/snapshot.h"
+
+/* Files below it are shared chunk by chunk: that waits for no commit. */
+#define CLONE_MIN_BYTES  (64ull << 20)
+#define HOLE_MIN_BYTES   (1ull << 20)  /* shorter ones are shared as chunks are */
 #define SHARE_STEP_BYTES (64ull << 20) /* what store_share takes */
 #define SHARE_MAX_BYTES  (1ull << 30)  /* a call */
 #define COPY_STEP_BYTES  (1u << 20)
@@ -94,6 +103,46 @@ static int bytes_step(struct copy *c, void *buf, size_t n)
 	return 0;
 }
 
+/*
+ * A long hole of the source: the other file gets one of n bytes, which is a few stores, where it reaches
+ * that far at all.
+ */
+static int hole_step(struct copy *c, uint64_t n)
+{
+	struct vfs *v = c->v;
+	int r = 0;
+
+	store_enter(v->store);
+	if (c->to_off < c->to->size)
+		r = store_punch(c->to->img, c->to_off, n, false);
+	if (!r)
+		file_changed(v, c->to, c->to_off + n, c->flags);
+	store_leave(v->store);
+	if (r < 0)
+		return r;
+	c->from_off += n;
+	c->to_off += n;
+	c->len -= n;
+	return 0;
+}
+
+/* Bytes of a long hole that the source has here; 0: there is none. */
+static int hole_next(const struct copy *c, uint64_t *ret_n)
+{
+	uint64_t data;
+
+	*ret_n = 0;
+	if (c->len < HOLE_MIN_BYTES)
+		return 0;
+	const int r = store_seek(c->from->img, c->from_off, false, &data);
+	if (r < 0)
+		return r;
+	const uint64_t n = MIN(data - c->from_off, c->len);
+	if (n >= HOLE_MIN_BYTES)
+		*ret_n = n;
+	return 0;
+}
+
 /* How many bytes from here on can be shared in one step; *ret_count of them belong to the file. */
 static uint64_t share_next(const struct copy *c, uint64_t *ret_count)
 {
@@ -126,10 +175,15 @@ static size_t bytes_next(const struct copy *c)
 
 static int copy_step(struct copy *c, void *buf)
 {
-	uint64_t count = 0;
-	const uint64_t n = share_next(c, &count);
+	uint64_t count = 0, n;
+	int r = hole_next(c, &n);
 
-	int r = n > 0 ? share_step(c, n, count) : -EAGAIN;
+	if (r < 0)
+		return r;
+	if (n > 0)
+		return hole_step(c, n);
+	n = share_next(c, &count);
+	r = n > 0 ? share_step(c, n, count) : -EAGAIN;
 	if (r == -EAGAIN) /* not alike, or only partly written so far: as bytes */
 		r = bytes_step(c, buf, bytes_next(c));
 	return r;
@@ -151,7 +205,58 @@ static int copy_clip(struct copy *c)
 	return 0;
 }
 
-static int copy_locked(struct copy *c, void *buf, uint64_t *ret_len)
+/* --- a whole file at once --- */
+
+/* May all of the source be the whole of the other file, as one map?  Before it is clipped. */
+static bool clone_fits(const struct copy *c)
+{
+	const uint64_t size = c->from->size;
+
+	return c->from != c->to && c->from_off == 0 && c->to_off == 0 && c->len >= size &&
+	       c->to->size == 0 && size >= CLONE_MIN_BYTES;
+}
+
+/* Gate closed, at the instant that the copy is of. */
+static int clone_rows(void *arg)
+{
+	const struct copy *c = arg;
+
+	if (c->from->size != c->len)
+		return -EAGAIN; /* it grew: not what was asked for any more */
+	c->to->cloning = true;
+	file_changed(c->v, c->to, c->len, c->flags);
+	return 0;
+}
+
+int vnode_clone_settle(struct vfs *v, struct vnode *vn)
+{
+	if (LIKELY(!vn->cloning))
+		return 0;
+	const int r = store_sync(v->store);
+	if (!r)
+		vn->cloning = false;
+	return r;
+}
+
+/* -EAGAIN: to be done chunk by chunk. */
+static int clone_locked(struct copy *c, uint64_t *ret_len)
+{
+	if (!clone_fits(c))
+		return -EAGAIN;
+	c->len = c->from->size;
+	int r = store_clone_into(c->from->img, c->to->img, clone_rows, c);
+	if (r == -EINPROGRESS) /* it could not be committed yet, and will be */
+		r = vnode_clone_settle(c->v, c->to);
+	else
+		c->to->cloning = false;
+	if (r == -ENOTEMPTY) /* space was allocated behind its end */
+		r = -EAGAIN;
+	if (!r)
+		*ret_len = c->len;
+	return r;
+}
+
+static int share_locked(struct copy *c, void *buf, uint64_t *ret_len)
 {
 	int r = copy_clip(c);
 
@@ -180,7 +285,12 @@ static int copy_below(struct copy *c, uint64_t *ret_len)
 	if (!buf)
 		return -ENOMEM;
 	copy_lock(c);
-	r = copy_locked(c, buf, ret_len);
+	const uint64_t asked = c->len;
+	r = clone_locked(c, ret_len);
+	if (r == -EAGAIN) {
+		c->len = asked;
+		r = share_locked(c, buf, ret_len);
+	}
 	copy_unlock(c);
 	return r;
 }

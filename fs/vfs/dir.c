@@ -52,11 +52,14 @@ int child_get(struct vfs *v, uint64_t dir, const char *name, struct vnode **ret_
 	uint32_t mode;
 	int r = name_check(name);
 
-	if (!r)
-		r = ns_name_get(v->ns, dir, name, &ino, &mode);
 	if (r < 0)
 		return r;
-	return vnode_get(v, ino, ret_vn);
+	if (vfs_is_snapshot(dir))
+		return snapview_lookup(v, dir, name, ret_vn);
+	r = ns_name_get(v->ns, dir, name, &ino, &mode);
+	if (r == -ENOENT)
+		return snapview_top(v, dir, name, ret_vn);
+	return r < 0 ? r : vnode_get(v, ino, ret_vn);
 }
 
 /* A changed directory: times now, links of subdirectories that came or went.  Inside the gate. */
@@ -160,8 +163,10 @@ static int lookup_parent(struct vfs *v, uint64_t dir, struct vnode **ret_vn)
 	if (r < 0)
 		return r;
 	const uint64_t parent = parent_of(vn);
+	const int got = vfs_is_snapshot(dir) ? snapview_parent(v, vn, ret_vn)
+	                                     : vnode_get(v, parent, ret_vn);
 	vnode_put(v, vn);
-	return vnode_get(v, parent, ret_vn);
+	return got;
 }
 
 int vfs_lookup(struct vfs *v, uint64_t dir, const char *name, struct vfs_entry *ret_entry)
@@ -297,6 +302,8 @@ static int make(struct vfs *v, uint64_t dir_ino, const char *name, const struct 
 	int r = name_check(name);
 
 	if (!r)
+		r = snapview_refuse(v, dir_ino, name);
+	if (!r)
 		r = vfs_begin_rows(v, false);
 	if (r < 0)
 		return r;
@@ -397,6 +404,8 @@ int vfs_link(struct vfs *v, uint64_t ino, uint64_t dir_ino, const char *name,
 	struct vnode *vn, *dir;
 	int r = name_check(name);
 
+	if (!r)
+		r = vfs_is_snapshot(ino) ? -EROFS : snapview_refuse(v, dir_ino, name);
 	if (!r)
 		r = vfs_begin_rows(v, false);
 	if (!r)
@@ -511,6 +520,8 @@ static int remove_name(struct vfs *v, uint64_t dir, const char *name, bool want_
 	int r = name_check(name);
 
 	if (!r)
+		r = snapview_refuse(v, dir, name);
+	if (!r)
 		r = vfs_begin_rows(v, true);
 	if (r < 0)
 		return r;
@@ -610,6 +621,8 @@ static int read_names(struct vfs *v, struct vnode *dir, uint64_t off, size_t byt
 
 	if (off < OFF_DOTDOT && emit_dots(dir, off, fn, arg))
 		return 0;
+	if (vfs_is_snapshot(dir->ino))
+		return snapview_readdir(v, dir, off, fn, arg);
 	b.buf = malloc(b.cap);
 	if (!b.buf)
 		return -ENOMEM;

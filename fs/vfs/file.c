@@ -32,7 +32,7 @@ void file_accessed(struct vfs *v, struct vnode *vn)
 	const struct timespec now = vfs_now();
 	const uint64_t now_ns = clock_timespec_ns(&now);
 
-	if (LIKELY(now_ns < vn->atime_due_ns) || v->read_only)
+	if (LIKELY(now_ns < vn->atime_due_ns) || v->read_only || vn->snap)
 		return;
 	pthread_mutex_lock(&vn->lock);
 	struct ns_inode *a = &vn->attr;
@@ -65,9 +65,11 @@ void file_changed(struct vfs *v, struct vnode *vn, uint64_t end, unsigned flags)
 
 int file_flush(struct vfs *v, struct vnode *vn)
 {
-	if (v->read_only)
+	if (v->read_only || vn->snap)
 		return 0;
-	const int r = store_flush(v->store, vn->img);
+	int r = store_flush(v->store, vn->img);
+	if (!r)
+		r = vnode_clone_settle(v, vn);
 	return r < 0 ? r : vn->row_error;
 }
 

@@ -41,7 +41,7 @@ struct pipeline *vfs_pipeline(struct vnode *file)
 static bool stack_share(struct vfs *v, struct vnode *vn)
 {
 	pthread_mutex_lock(&vn->lock);
-	const bool open = vn->open_users > 0 || !v->filters.open;
+	const bool open = vn->open_users > 0 || !v->filters.open || vn->snap;
 	if (open)
 		vn->open_users++;
 	pthread_mutex_unlock(&vn->lock);

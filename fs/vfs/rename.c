@@ -188,6 +188,10 @@ int vfs_rename(struct vfs *v, uint64_t dir, const char *name, uint64_t to_dir, c
 	if (!r)
 		r = name_check(to_name);
 	if (!r)
+		r = snapview_refuse(v, dir, name);
+	if (!r)
+		r = snapview_refuse(v, to_dir, to_name);
+	if (!r)
 		r = vfs_begin_rows(v, false);
 	if (r < 0)
 		return r;

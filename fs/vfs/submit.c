@@ -187,11 +187,11 @@ void submit_below(struct vnode *vn, struct pipeline_below *ret_below)
 
 int submit_admit(struct vfs *v, struct vnode *file)
 {
-	if (v->read_only)
+	if (v->read_only || file->snap)
 		return -EROFS;
 	if (v->filters.read_only && v->filters.read_only(v->filters.arg, file->ino))
 		return -EROFS;
-	return 0;
+	return vnode_clone_settle(v, file);
 }
 
 /* 1: it is answered; or -errno. */

@@ -137,6 +137,7 @@ void vfs_free(struct vfs *v)
 	for (unsigned i = 0; i < VNODE_SHARDS; i++)
 		pthread_mutex_destroy(&v->shards[i].lock);
 	closer_release(&v->closer);
+	snapview_free(v->snapview);
 	pthread_mutex_destroy(&v->dirty_lock);
 	pthread_mutex_destroy(&v->tree);
 	free(v);

@@ -84,6 +84,7 @@ static void vnode_release(struct vnode *vn)
 {
 	ASSERT(!vn->dirty && !vn->pipeline);
 	store_image_close(vn->img);
+	snapview_node_free(vn->snap);
 	pthread_rwlock_destroy(&vn->io);
 	pthread_mutex_destroy(&vn->lock);
 	pthread_mutex_destroy(&vn->opening);
@@ -126,8 +127,10 @@ static void vnode_destroy(struct vfs *v, struct vnode *vn)
 static int vnode_load(struct vfs *v, struct vnode *vn)
 {
 	struct ns_inode inode;
-	int r = ns_inode_get(v->ns, vn->ino, &inode);
 
+	if (vfs_is_snapshot(vn->ino))
+		return -ESTALE; /* comes to be by being looked up */
+	int r = ns_inode_get(v->ns, vn->ino, &inode);
 	if (!r && inode.nlink == 0)
 		r = -ENOENT; /* on its way out */
 	if (!r)
@@ -190,6 +193,35 @@ int vnode_add(struct vfs *v, const struct ns_inode *inode, struct vnode **ret_vn
 	pthread_mutex_lock(&sh->lock);
 	shard_hash(sh, vn);
 	pthread_mutex_unlock(&sh->lock);
+	*ret_vn = vn;
+	return 0;
+}
+
+int vnode_get_view(struct vfs *v, const struct ns_inode *inode, struct snapview_node *snap,
+        struct vnode **ret_vn)
+{
+	struct vnode_shard *sh = shard_of(v, inode->ino);
+	struct vnode *mine = vnode_alloc(v, inode->ino);
+
+	if (!mine)
+		return -ENOMEM;
+	vnode_fill(mine, inode);
+	mine->state = 0;
+	mine->xattr_none = true;
+	pthread_mutex_lock(&sh->lock);
+	struct vnode *vn = shard_find(sh, inode->ino);
+	/* One that somebody asked for by its number alone is on its way out: it makes no room. */
+	const bool found = vn && vn->state == 0;
+	if (found) {
+		vn->refs++;
+	} else {
+		vn = STEAL(mine);
+		vn->snap = snap;
+		shard_hash(sh, vn);
+	}
+	pthread_mutex_unlock(&sh->lock);
+	if (mine)
+		vnode_release(mine);
 	*ret_vn = vn;
 	return 0;
 }
@@ -265,7 +297,8 @@ int vnode_image_get(struct vfs *v, struct vnode *vn)
 	}
 	pthread_mutex_unlock(&vn->lock);
 	/* Opening may read; nothing that a closed gate waits for may wait for that. */
-	const int r = store_image_open(v->store, vn->ino, &img);
+	const int r =
+	        vn->snap ? snapview_open(v, vn, &img) : store_image_open(v->store, vn->ino, &img);
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&vn->lock);
@@ -343,7 +376,7 @@ static bool vnode_unsettled(struct vfs *v, struct vnode *vn)
 
 int vnode_settle(struct vfs *v, struct vnode *vn)
 {
-	if (!S_ISREG(vn->type) || v->read_only || !vnode_unsettled(v, vn))
+	if (!S_ISREG(vn->type) || v->read_only || vn->snap || !vnode_unsettled(v, vn))
 		return 0;
 	int r = vnode_image_get(v, vn);
 	if (r == -ENOKEY)
@@ -431,6 +464,8 @@ static void collect_one(struct vfs *v, uint64_t ino)
 	/* Link counts do not change while the gate is closed; of what has none no row counts. */
 	if (vn && (vn->state != 0 || vn->attr.nlink == 0))
 		vn = NULL;
+	if (vn && vn->cloning)
+		vn = NULL; /* the log does not have its content; file_flush() waits */
 	if (vn && !vn->dirty && (vn->frozen_txg == 0 || vn->frozen_txg + 1 < open_txg))
 		vn = NULL; /* the group that has its row is committed: at most one is under way */
 	if (vn)

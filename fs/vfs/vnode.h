@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "fs/vfs/filters.h"
+#include "fs/vfs/snapview.h"
 
 #define VNODE_SHARDS      64u
 #define VNODE_SHARD_HEADS 256u
@@ -69,6 +70,12 @@ struct vnode {
 	unsigned open_users;
 	struct vnode *close_next;
 	unsigned closes_due;
+	/*
+	 * It became a copy of another image in a group that may not be committed: its row is in that
+	 * group alone.  Set with the gate closed.
+	 */
+	_Atomic bool cloning;
+	struct snapview_node *snap; /* of the snapshot view (snapview.c); constant, owned */
 };
 
 #define VNODE_LOADING 1
@@ -98,6 +105,7 @@ struct vfs {
 	struct vnode_shard shards[VNODE_SHARDS];
 	struct vfs_filters filters; /* open NULL: none */
 	struct closer closer;
+	struct snapview *snapview;       /* NULL: none */
 	_Atomic unsigned copies_waiting; /* threads that copy as requests (copy.c) */
 };
 
@@ -106,6 +114,12 @@ struct vfs {
 int vnode_get(struct vfs *v, uint64_t ino, struct vnode **ret_vn) MUST_CHECK;
 /* Adds a new inode to the cache, before anybody knows its number; gives a reference. */
 int vnode_add(struct vfs *v, const struct ns_inode *inode, struct vnode **ret_vn) MUST_CHECK;
+/*
+ * The vnode of an inode of the snapshot view; gives a reference.  A new one takes snap over, an old
+ * one has its own.
+ */
+int vnode_get_view(struct vfs *v, const struct ns_inode *inode, struct snapview_node *snap,
+        struct vnode **ret_vn) MUST_CHECK;
 /*
  * Gives a reference back.  The last one of an inode without names removes it from the datastore, in
  * a gate section of its own: so never inside the gate.
@@ -151,6 +165,8 @@ int vnode_put_row(struct vfs *v, struct vnode *vn) MUST_CHECK;
  * files' rows wait for the next collect (see vfs.c), others are put now.
  */
 int vnode_changed(struct vfs *v, struct vnode *vn) MUST_CHECK;
+/* Outside the gate: waits until a copy that it became is official. */
+int vnode_clone_settle(struct vfs *v, struct vnode *vn) MUST_CHECK;
 /* Makes content and size of a regular file durable, before a row with its link count is put. */
 int vnode_settle(struct vfs *v, struct vnode *vn) MUST_CHECK;
 /*

@@ -89,6 +89,8 @@ int vfs_setxattr(
 		r = -EINVAL;
 	if (!r && len > XATTR_SIZE_MAX_BYTES)
 		r = -E2BIG;
+	if (!r && vfs_is_snapshot(ino))
+		r = -EROFS;
 	if (!r)
 		r = vfs_begin_rows(v, false);
 	if (!r)
@@ -196,6 +198,8 @@ int vfs_removexattr(struct vfs *v, uint64_t ino, const char *name)
 	struct vnode *vn;
 	int r = name_check_xattr(name);
 
+	if (!r && vfs_is_snapshot(ino))
+		r = -EROFS;
 	if (!r)
 		r = vfs_begin_rows(v, true);
 	if (!r)

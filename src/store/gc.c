@@ -1,5 +1,5 @@
 /*
- * gc.c - space comes back: concurrent mark and sweep, and healing
+ * gc.c - space comes back: concurrent mark and sweep
  *
  * No reference counts.  A collection
  *	1 turns the barrier on: from now on every entry put into a map, and every chunk shared in the
@@ -14,6 +14,12 @@
  * An entry that a walk misses because it was moved was marked where it went.  One removed after it
  * was marked is garbage until the next collection.
  *
+ * Roots are the rows of images and snapshots, and open snapshots that were deleted since.  A root that is
+ * copied while the walk is under way (snapshot.c) is walked as well: its source may be gone before the
+ * walk comes to it, and its new place be behind.  Nodes that a copied root reaches are not
+ * changed or deleted but by the sweep.  Whatever content a pass was told of a node, it skips the node when it
+ * meets it again, so a thousand snapshots cost what they differ by.
+ *
  * Leaves of locked crypto domains, and records that wait for their keys, cannot be looked into.  All
  * segments of such a domain are taken as live; if one of those leaves or records says that it refers
  * to segments of other domains, so are all segments there are.  Nodes are swept all the same.
@@ -23,9 +29,6 @@
  *
  * Map nodes that no tree reaches (of deleted images) are found by the first pass and deleted, a
  * batch a transaction.
- *
- * Healing: dedupe met a damaged chunk while storing the same content; the segment is rewritten with
- * the good copy in the damaged one's place.
  */
 #include <errno.h>
 #include <sys/resource.h>
@@ -40,8 +43,6 @@
 #define PASS_SEGMENTS   65536u
 #define NODES_MAX       (512ull << 20) /* bits in the set of nodes: 64 MiB */
 #define REWRITE_PERCENT 65u
-/* Good copies that wait to heal damaged chunks: as many as one segment holds. */
-#define HEALS_MAX SEGMENT_SLOTS
 /* Rewritten bytes between two commits: how much space a collection takes before it gives any. */
 #define REWRITE_BATCH_BYTES (64ull << 20)
 #define NODE_BATCH          4096u
@@ -50,17 +51,17 @@
 #define LOOK_NS         (5 * NS_PER_SEC)
 #define DEAD_CHUNKS_MIN 4096u
 
-struct gc_heal {
-	uint64_t loc;
-	uint8_t *data; /* owned */
-};
-
 struct gc_marks {
 	struct slotset set;
 	_Atomic bool sweeping; /* unmarked slots may not be shared any more */
-	uint64_t *nodes;       /* one bit a node id below n_nodes; NULL after the first pass */
+	uint64_t *nodes; /* one bit a node id below n_nodes: reached; NULL after the first pass */
+	uint64_t *seen;  /* the same: its content was told; NULL: there are too many */
 	uint64_t n_nodes;
-	uint64_t linger_txg; /* marks_lock; see end_marks(); 0: the pass is not over */
+	pthread_mutex_t roots_lock;
+	struct image_row *roots; /* roots_lock, owned: copied since the walk began, to be walked */
+	size_t n_roots, roots_cap;
+	bool roots_lost, roots_end; /* roots_lock: no memory for one; no more are needed */
+	uint64_t linger_txg;        /* marks_lock; see end_marks(); 0: the pass is not over */
 };
 
 /* What cannot be looked into in this pass: segments of these domains are left alone. */
@@ -165,15 +166,31 @@ static int locked_leaf(void *arg, uint64_t first_chunk, uint32_t domain, bool fo
 
 /* --- mark --- */
 
+static void bit_set(uint64_t *bits, uint64_t i)
+{
+	if (bits)
+		bits[i / 64] |= 1ull << (i % 64);
+}
+
 static int mark_node(void *arg, uint64_t node, unsigned level)
 {
 	struct pass *p = arg;
-	uint64_t *nodes = p->marks->nodes;
+	struct gc_marks *m = p->marks;
 
-	if (!nodes || node >= p->marks->n_nodes)
+	if (node >= m->n_nodes)
 		return 0;
-	nodes[node / 64] |= 1ull << (node % 64);
-	return 0;
+	bit_set(m->nodes, node);
+	return m->seen && m->seen[node / 64] >> (node % 64) & 1;
+}
+
+static void seen_node(void *arg, uint64_t node)
+{
+	struct gc_marks *m = ((struct pass *)arg)->marks;
+
+	if (node >= m->n_nodes)
+		return;
+	bit_set(m->nodes, node);
+	bit_set(m->seen, node);
 }
 
 static int mark_leaf(void *arg, uint64_t first_chunk, const uint64_t *entries)
@@ -190,23 +207,113 @@ static int mark_leaf(void *arg, uint64_t first_chunk, const uint64_t *entries)
 	return p->store->stopping ? -EINTR : 0;
 }
 
-static int mark_image(void *arg, const struct image_row *row)
+static int mark_map(struct pass *p, struct map *map)
 {
-	struct pass *p = arg;
+	static const struct map_walker walker = {mark_node, seen_node, mark_leaf, locked_leaf};
+	const int r = map_walk_with(map, &walker, p);
+
+	p->damaged = p->damaged || r == -EIO;
+	return r == -EIO ? 0 : r;
+}
+
+static int mark_root(struct pass *p, uint64_t image)
+{
 	struct map *map;
-	int r = map_open(p->store->maps, row->image, &map);
+	int r = map_open(p->store->maps, image, &map);
 
 	if (r < 0)
 		return r;
-	r = map_walk_locked(map, mark_node, mark_leaf, locked_leaf, p);
+	r = mark_map(p, map);
 	map_close(map);
-	if (r == -EIO) {
-		p->damaged = true;
-		r = 0;
-	}
 	if (p->progress)
 		p->progress(p->progress_arg, ++p->images_done, p->images_total);
 	return r;
+}
+
+static int mark_image(void *arg, const struct image_row *row)
+{
+	return mark_root(arg, row->image);
+}
+
+/* One that was deleted since the list was read is marked if it is open, and else is garbage. */
+static int mark_snapshot(void *arg, const struct snapshot_row *row)
+{
+	const int r = mark_root(arg, row->id | SNAPSHOT_BIT);
+
+	return r == -ENOENT ? 0 : r;
+}
+
+static int mark_open_snapshot(void *arg, struct image *img)
+{
+	return image_is_snapshot(img) ? mark_map(arg, img->map) : 0;
+}
+
+/* The next root that was copied meanwhile; false: there is none, and from now on none is needed. */
+static bool next_root(struct gc_marks *m, struct image_row *ret_root)
+{
+	pthread_mutex_lock(&m->roots_lock);
+	const bool found = m->n_roots > 0;
+	if (found)
+		*ret_root = m->roots[--m->n_roots];
+	m->roots_end = !found;
+	pthread_mutex_unlock(&m->roots_lock);
+	return found;
+}
+
+static int mark_copied(struct pass *p)
+{
+	struct image_row root;
+	int r = 0;
+
+	while (r == 0 && next_root(p->marks, &root)) {
+		struct map *map;
+		r = map_open_root(p->store->maps, &root, &map);
+		if (r < 0)
+			break;
+		r = mark_map(p, map);
+		map_close(map);
+	}
+	return r == 0 && p->marks->roots_lost ? -ENOMEM : r;
+}
+
+static int mark_all(struct pass *p)
+{
+	struct meta *m = p->store->cfg.meta;
+	int r = m->ops->image_each(m, mark_image, p);
+
+	if (r == 0)
+		r = m->ops->snapshot_each(m, mark_snapshot, p);
+	if (r == 0)
+		r = images_each(p->store, mark_open_snapshot, p);
+	return r == 0 ? mark_copied(p) : r;
+}
+
+static void root_add(struct gc_marks *m, const struct image_row *root)
+{
+	pthread_mutex_lock(&m->roots_lock);
+	if (!m->roots_end && m->n_roots == m->roots_cap) {
+		const size_t cap = MAX(m->roots_cap * 2, 16);
+		struct image_row *roots = realloc(m->roots, cap * sizeof(*roots));
+		if (roots) {
+			m->roots = roots;
+			m->roots_cap = cap;
+		}
+	}
+	if (!m->roots_end && m->n_roots < m->roots_cap)
+		m->roots[m->n_roots++] = *root;
+	else if (!m->roots_end)
+		m->roots_lost = true;
+	pthread_mutex_unlock(&m->roots_lock);
+}
+
+void gc_root_copied(struct store *s, const struct image_row *root)
+{
+	if (!atomic_load(&s->gc.running))
+		return;
+	pthread_rwlock_rdlock(&s->gc.marks_lock);
+	if (s->gc.marks)
+		root_add(s->gc.marks, root);
+	pthread_rwlock_unlock(&s->gc.marks_lock);
 }
 
 /* --- sweep --- */
@@ -358,6 +465,13 @@ static int count_image(void *arg, const struct image_row *row)
 	return 0;
 }
 
+static int count_snapshot(void *arg, const struct snapshot_row *row)
+{
+	(void)row;
+	(*(uint64_t *)arg)++;
+	return 0;
+}
+
 static int run_marked(struct pass *p)
 {
 	struct store *s = p->store;
@@ -370,7 +484,9 @@ static int run_marked(struct pass *p)
 	if (r == 0)
 		r = m->ops->image_each(m, count_image, &p->images_total);
 	if (r == 0)
-		r = m->ops->image_each(m, mark_image, p);
+		r = m->ops->snapshot_each(m, count_snapshot, &p->images_total);
+	if (r == 0)
+		r = mark_all(p);
 	if (r < 0 || s->stopping)
 		return r < 0 ? r : -EINTR;
 	if (p->damaged) {
@@ -392,7 +508,10 @@ static void marks_free(struct gc_marks *m)
 	if (!m)
 		return;
 	slotset_free(&m->set);
+	pthread_mutex_destroy(&m->roots_lock);
+	free(m->roots);
 	free(m->nodes);
+	free(m->seen);
 	free(m);
 }
 
@@ -444,106 +563,17 @@ static int run_pass(struct pass *p, uint64_t after, uint64_t until, bool first, 
 		free(m);
 		return r;
 	}
+	pthread_mutex_init(&m->roots_lock, NULL);
 	p->marks = m;
 	set_marks(s, m);
 	m->n_nodes = maps_next_node(s->maps);
-	if (first && m->n_nodes > 1 && m->n_nodes <= NODES_MAX)
-		m->nodes = calloc(DIV_UP(m->n_nodes, 64), sizeof(*m->nodes));
+	if (m->n_nodes > 1 && m->n_nodes <= NODES_MAX) {
+		m->nodes = first ? calloc(DIV_UP(m->n_nodes, 64), sizeof(*m->nodes)) : NULL;
+		m->seen = calloc(DIV_UP(m->n_nodes, 64), sizeof(*m->seen));
+	}
 	r = run_marked(p);
 	end_marks(s, m, r < 0);
 	return r;
-}
-
-/* --- healing --- */
-
-static bool heal_waits(const struct gc_control *gc, uint64_t loc)
-{
-	for (unsigned i = 0; i < gc->n_heals; i++)
-		if (gc->heals[i].loc == loc)
-			return true;
-	return false;
-}
-
-void gc_heal(struct store *s, uint64_t loc, const void *data)
-{
-	struct gc_control *gc = &s->gc;
-	uint8_t *copy = NULL;
-
-	pthread_mutex_lock(&gc->heal_lock);
-	if (gc->n_heals < HEALS_MAX && !heal_waits(gc, loc))
-		copy = malloc(CHUNK_SIZE);
-	if (copy) {
-		memcpy(copy, data, CHUNK_SIZE);
-		gc->heals[gc->n_heals++] = (struct gc_heal){loc, copy};
-	}
-	pthread_mutex_unlock(&gc->heal_lock);
-	if (copy)
-		gc_kick(s);
-}
-
-static int heal_order(const void *a, const void *b)
-{
-	const struct gc_heal *x = a, *y = b;
-	return x->loc < y->loc ? -1 : x->loc > y->loc;
-}
-
-static void heal_segment(struct store *s, const struct gc_heal *v, unsigned n)
-{
-	const unsigned long long segment = loc_segment(v[0].loc);
-	struct heal heals[HEALS_MAX];
-	struct slot_bits all;
-	uint64_t written;
-	unsigned used = 0;
-
-	memset(&all, 0xff, sizeof(all));
-	for (unsigned i = 0; i < n; i++)
-		heals[i] = (struct heal){.loc = v[i].loc, .data = v[i].data};
-	const int r = segments_rewrite(s->segments, segment, &all, heals, n, &written);
-	for (unsigned i = 0; r == 0 && i < n; i++)
-		used += heals[i].used;
-	if (used > 0) {
-		atomic_fetch_add(&s->count.healed_chunks, used);
-		log_note("segment %llu: %u damaged chunks written again", segment, used);
-	}
-	if (used < n)
-		log_warn("segment %llu: %u damaged chunks could not be written again: %s", segment,
-		        n - used,
-		        r < 0 ? strerror(-r)
-		              : "what they were is not known for sure, or there is no room");
-}
-
-/*
- * Takes what was offered so far and rewrites those segments.  The commit comes before the taking: a
- * damaged frame makes room for its healed chunks only if all of them are there, and the group that
- * found the first is still finding others.
- */
-static int run_heals(struct store *s)
-{
-	struct gc_heal v[HEALS_MAX];
-
-	pthread_mutex_lock(&s->gc.heal_lock);
-	const bool none = s->gc.n_heals == 0;
-	pthread_mutex_unlock(&s->gc.heal_lock);
-	if (none)
-		return 0;
-	segments_seal_all(s->segments);
-	int r = commit(s);
-	if (r < 0)
-		return r;
-	pthread_mutex_lock(&s->gc.heal_lock);
-	const unsigned n = s->gc.n_heals;
-	memcpy(v, s->gc.heals, n * sizeof(*v));
-	s->gc.n_heals = 0;
-	pthread_mutex_unlock(&s->gc.heal_lock);
-	qsort(v, n, sizeof(*v), heal_order);
-	for (unsigned i = 0, k; i < n; i = k) {
-		for (k = i + 1; k < n && loc_segment(v[k].loc) == loc_segment(v[i].loc); k++)
-			;
-		heal_segment(s, &v[i], k - i);
-	}
-	for (unsigned i = 0; i < n; i++)
-		free(v[i].data);
-	return commit(s);
 }
 
 /* --- running --- */
@@ -569,7 +599,7 @@ static int run_all(struct store *s, struct pass *p)
 		if (r < 0)
 			return r;
 	}
-	r = run_heals(s);
+	r = gc_run_heals(s);
 	while (r == 0 && (first || last < until)) {
 		r = run_pass(p, after, until, first, &last);
 		if (last == after)
@@ -684,7 +714,7 @@ int gc_init(struct store *s)
 	pthread_condattr_setclock(&ca, CLOCK_MONOTONIC);
 	pthread_cond_init(&gc->wake, &ca);
 	pthread_condattr_destroy(&ca);
-	gc->heals = calloc(HEALS_MAX, sizeof(*gc->heals));
+	gc->heals = calloc(GC_HEALS_MAX, sizeof(*gc->heals));
 	maps_set_observer(s->maps, entry_added, entry_dropped, s);
 	return gc->heals ? 0 : -ENOMEM;
 }

@@ -66,14 +66,27 @@ static int image_new(struct store *s, uint64_t id, struct image **ret_image)
 	return 0;
 }
 
+/*
+ * A snapshot's object is in the table now, where the collector finds it.  Was its row deleted before that?
+ * From here on a deletion finds the object open.
+ */
+static int snapshot_still_there(struct image *img)
+{
+	struct meta *m = img->store->cfg.meta;
+	struct snapshot_row row;
+
+	return m->ops->snapshot_get(m, img->id & ~SNAPSHOT_BIT, &row);
+}
+
 int store_image_open(struct store *s, uint64_t id, struct image **ret_image)
 {
 	struct image *img = image_find(s, id);
+	int r;
 
 	if (!img) {
 		/* Reads the image's row, so not under the lock; another thread may be first. */
 		struct image *mine;
-		const int r = image_new(s, id, &mine);
+		r = image_new(s, id, &mine);
 		if (r < 0)
 			return r;
 		pthread_mutex_lock(&s->images_lock);
@@ -85,6 +98,11 @@ int store_image_open(struct store *s, uint64_t id, struct image **ret_image)
 		}
 		pthread_mutex_unlock(&s->images_lock);
 		image_free(mine);
+		r = image_is_snapshot(img) ? snapshot_still_there(img) : 0;
+		if (r < 0) {
+			store_image_close(img);
+			return r;
+		}
 	}
 	/* The key may have come after it was asked for, and before the object could be found. */
 	if (image_locked(img))

@@ -14,7 +14,8 @@
  * The one hard question is what a reader may put in: it read its blob without any lock.  If the
  * node is there, that one is at least as new.  If not, the blob is current unless the node was
  * changed, committed and evicted (or dropped) in between; map.seq moves before either can happen,
- * and is compared under the shard's lock.
+ * and is compared under the shard's lock.  While a subtree is thrown out, seq is odd, and nobody puts in
+ * anything: an inner node that is still there may lead to leaves that are not the tree's any more.
  */
 #include <errno.h>
 #include <string.h>
@@ -236,12 +237,14 @@ bool nodes_peek(
 	return found;
 }
 
-bool nodes_copy(struct nodes *c, struct node_key key, struct map_node *ret_body, bool *ret_fresh)
+bool nodes_copy(struct nodes *c, struct node_key key, uint64_t *ret_id, struct map_node *ret_body,
+        bool *ret_fresh)
 {
 	struct shard *s;
 	struct node *found = *shard_lock(c, key, &s);
 
 	if (found) {
+		*ret_id = found->id;
 		*ret_body = found->body;
 		*ret_fresh = found->fresh;
 	}
@@ -249,7 +252,7 @@ bool nodes_copy(struct nodes *c, struct node_key key, struct map_node *ret_body,
 	return found;
 }
 
-void nodes_offer(struct nodes *c, struct node_key key, uint64_t id, struct map_node *body,
+void nodes_offer(struct nodes *c, struct node_key key, uint64_t *id, struct map_node *body,
         atomic_uint_fast64_t *seq, uint64_t seq_start)
 {
 	struct node *n = malloc(sizeof(*n)); /* without memory for it, it is just not cached */
@@ -257,9 +260,10 @@ void nodes_offer(struct nodes *c, struct node_key key, uint64_t id, struct map_n
 	struct node **at = shard_lock(c, key, &s);
 
 	if (*at) {
+		*id = (*at)->id;
 		*body = (*at)->body;
-	} else if (n && atomic_load(seq) == seq_start) {
-		*n = (struct node){.key = key, .id = id, .body = *body};
+	} else if (n && !(seq_start & 1) && atomic_load(seq) == seq_start) {
+		*n = (struct node){.key = key, .id = *id, .body = *body};
 		link_append(&s->clock, &n->link);
 		node_add(c, s, at, n);
 		n = NULL;

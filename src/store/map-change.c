@@ -247,6 +247,7 @@ static struct node *collapse(struct map *m, struct node *n)
 	link_child(m, level, index, parent, v ? MAP_NODE_ALL_ZERO : 0);
 	atomic_fetch_add(&m->seq, 1);
 	nodes_drop(&m->ms->nodes, n->key);
+	atomic_fetch_add(&m->seq, 1);
 	return parent;
 }
 
@@ -263,6 +264,14 @@ static void drop_read(void *arg, uint64_t id, const struct map_node *body, bool 
 		tally_drop(&d->tally, body->values[i]);
 	if (!fresh && body->birth_txg > d->snap_epoch)
 		deletes_add(d->tally.ms, id);
+}
+
+/* The tree has these nodes no more. */
+static void subtree_forget(struct map *m, unsigned level, uint32_t index)
+{
+	atomic_fetch_add(&m->seq, 1);
+	nodes_purge(&m->ms->nodes, map_key(m, level, index));
+	atomic_fetch_add(&m->seq, 1);
 }
 
 static void drop_zeros(void *arg, unsigned level)
@@ -290,10 +299,8 @@ static int drop_subtree(struct map *m, unsigned level, uint32_t index, struct no
 		return r;
 	}
 	link_child(m, level, index, parent, marker);
-	if (!map_is_marker(id)) {
-		atomic_fetch_add(&m->seq, 1);
-		nodes_purge(&m->ms->nodes, map_key(m, level, index));
-	}
+	if (!map_is_marker(id))
+		subtree_forget(m, level, index);
 	if (marker)
 		d.tally.zero += (int64_t)1 << LEAF_SHIFT * (level + 1);
 	row_count(m, &d.tally);
@@ -427,8 +434,7 @@ void map_clear(struct map *m)
 	 * that. */
 	if (map_fill(m, 0, IMAGE_CHUNKS_MAX, ENTRY_HOLE) < 0) {
 		row_set_root(m, 0, 0);
-		atomic_fetch_add(&m->seq, 1);
-		nodes_purge(&m->ms->nodes, map_key(m, MAP_LEVELS - 1, 0));
+		subtree_forget(m, MAP_LEVELS - 1, 0);
 	}
 	map_mark_dirty(m);
 	pthread_mutex_lock(&m->row_lock);
@@ -437,6 +443,31 @@ void map_clear(struct map *m)
 	m->row.zero_chunks = 0;
 	pthread_mutex_unlock(&m->row_lock);
 	m->cleared = true;
+}
+
+/* --- roots that are kept and copied --- */
+
+void map_share(struct map *m, uint64_t txg, struct image_row *ret_row)
+{
+	/* Nodes already dirty were made one's own under the epoch before: it holds until the commit. */
+	if (!map_is_marker(m->row.root)) {
+		map_mark_dirty(m);
+		m->epoch_next = txg;
+	}
+	map_row(m, ret_row);
+}
+
+void map_replace(struct map *m, const struct image_row *root, uint64_t txg)
+{
+	ASSERT(!m->dirty);
+	pthread_mutex_lock(&m->row_lock);
+	m->row.root = root->root;
+	m->row.height = root->height;
+	m->row.data_chunks = root->data_chunks;
+	m->row.zero_chunks = root->zero_chunks;
+	m->row.snap_epoch = txg;
+	pthread_mutex_unlock(&m->row_lock);
+	subtree_forget(m, MAP_LEVELS - 1, 0);
 }
 
 /* --- the transaction --- */
@@ -500,7 +531,9 @@ static int row_write(struct maps *ms, struct map *m)
 {
 	if (m->cleared && !m->row.root)
 		return ms->meta->ops->image_del(ms->meta, m->row.image);
-	return ms->meta->ops->image_put(ms->meta, &m->row);
+	struct image_row row = m->row;
+	row.snap_epoch = MAX(row.snap_epoch, m->epoch_next);
+	return ms->meta->ops->image_put(ms->meta, &row);
 }
 
 int maps_txg_write(struct maps *ms, uint64_t txg)
@@ -523,6 +556,10 @@ static void map_settle(struct maps *ms, struct map *m)
 	pthread_mutex_lock(&ms->lock);
 	m->dirty = false;
 	m->cleared = false;
+	pthread_mutex_lock(&m->row_lock);
+	m->row.snap_epoch = MAX(m->row.snap_epoch, m->epoch_next);
+	pthread_mutex_unlock(&m->row_lock);
+	m->epoch_next = 0;
 	if (m->refs == 0)
 		map_forget(m);
 	pthread_mutex_unlock(&ms->lock);
@@ -533,7 +570,7 @@ void maps_txg_committed(struct maps *ms)
 	/* From here on blobs read before may be older than the tree, and soon the cache will not
 	 * know. */
 	for (struct map *m = ms->dirty_maps; m; m = m->next_dirty)
-		atomic_fetch_add(&m->seq, 1);
+		atomic_fetch_add(&m->seq, 2);
 	nodes_clean(&ms->nodes, ms->txg);
 	while (ms->dirty_maps) {
 		struct map *m = ms->dirty_maps;

@@ -78,14 +78,15 @@ uint64_t nodes_bytes(struct nodes *c);
 /* Copies values [first, first+n) of a cached node; false when it is not there. */
 bool nodes_peek(
         struct nodes *c, struct node_key key, unsigned first, unsigned n, uint64_t *ret_values);
-/* Copies the whole node and says whether its id was never committed. */
-bool nodes_copy(struct nodes *c, struct node_key key, struct map_node *ret_body, bool *ret_fresh);
+/* Copies the whole node, and says whether its id was never committed. */
+bool nodes_copy(struct nodes *c, struct node_key key, uint64_t *ret_id, struct map_node *ret_body,
+        bool *ret_fresh);
 /*
  * A reader's decoded blob.  If the node is there already, that one is newer or the same: it is
- * copied over *body.  Else it is put in, unless *seq is not seq_start any more: then the blob may
- * be older than the tree.
+ * copied over *id and *body.  Else it is put in, unless *seq is not seq_start any more: then the blob
+ * may be older than the tree; or seq_start is odd: nodes above it that are about to go may have led to it.
  */
-void nodes_offer(struct nodes *c, struct node_key key, uint64_t id, struct map_node *body,
+void nodes_offer(struct nodes *c, struct node_key key, uint64_t *id, struct map_node *body,
         atomic_uint_fast64_t *seq, uint64_t seq_start);
 
 /* The following by the txg thread alone. */
@@ -108,6 +109,8 @@ void nodes_drop_domain(struct nodes *c, uint32_t domain);
 /* --- map.c --- */
 
 #define MAP_TABLE_SIZE 4096
+/* In place of an image's id: the tree below a root that map_open_root opened. */
+#define MAP_DETACHED (1ull << 63)
 /* Node ids that one transaction deletes; the collector finds the others. */
 #define MAP_DELETES_MAX 65536u
 
@@ -140,12 +143,15 @@ struct map {
 	/*
 	 * Counts the moments from which on a blob read before them may be older than the tree
 	 * although its node is not in the cache: a subtree dropped, a commit (after which changed
-	 * nodes may be evicted).
+	 * nodes may be evicted).  Odd while the nodes of a dropped subtree are being thrown out of the
+	 * cache: who finds one of them may go on to what is below it, thrown out already.
 	 */
 	atomic_uint_fast64_t seq;
 	/* txg thread only; dirty changes under maps.lock, as map_close reads it */
 	bool dirty;
-	bool cleared; /* empty since map_clear: the row goes */
+	bool cleared;        /* empty since map_clear: the row goes */
+	uint64_t epoch_next; /* snap_epoch, once this transaction is committed; 0: as it is */
+	bool detached;       /* map_open_root: not in the table */
 	struct map *next_dirty;
 };
 
@@ -193,8 +199,14 @@ struct map_visit {
 	map_locked_fn *locked; /* NULL: error becomes -ENOKEY instead */
 	/* A node that was read; may be NULL.  Of a leaf that is locked, body has no values. */
 	void (*read)(void *arg, uint64_t id, const struct map_node *body, bool fresh, bool locked);
+	map_read_fn *told; /* as struct map_walker's read; may be NULL */
 	/* A subtree that is all zero; NULL: leaf is called for each of its leaves. */
 	void (*zeros)(void *arg, unsigned level);
 	int error; /* first damage; the visit goes on */
 };
+/*
+ * The node as a visit has it: of id, or by its place a newer one.  *ret_found as map_find's.
+ */
+int map_visit_load(struct map *m, unsigned level, uint32_t index, uint64_t id,
+        struct map_found *ret_found, struct map_node *ret_body) MUST_CHECK;
 int map_visit(struct map_visit *v, unsigned level, uint32_t index, uint64_t id) MUST_CHECK;

@@ -107,14 +107,31 @@ static struct map **table_at(struct maps *ms, uint64_t image)
 	return at;
 }
 
+static int snapshot_row_get(struct maps *ms, uint64_t image, struct image_row *ret_row)
+{
+	struct snapshot_row row;
+	const int r = ms->meta->ops->snapshot_get(ms->meta, image & ~SNAPSHOT_BIT, &row);
+
+	if (r == 0)
+		*ret_row = (struct image_row){.image = image,
+		        .root = row.root,
+		        .height = row.height,
+		        .data_chunks = row.data_chunks,
+		        .zero_chunks = row.zero_chunks,
+		        .snap_epoch = row.txg};
+	return r;
+}
+
 /* Reads the image's row, or makes an empty one.  What a row says is checked like any other bytes.
  */
 static int row_get(struct maps *ms, uint64_t image, struct image_row *ret_row)
 {
+	const bool snapshot = image & SNAPSHOT_BIT;
 	struct image_row row;
-	int r = ms->meta->ops->image_get(ms->meta, image, &row);
+	int r = snapshot ? snapshot_row_get(ms, image, &row)
+	                 : ms->meta->ops->image_get(ms->meta, image, &row);
 
-	if (r == -ENOENT) {
+	if (r == -ENOENT && !snapshot) {
 		*ret_row = (struct image_row){.image = image};
 		return 0;
 	}
@@ -165,6 +182,21 @@ int map_open(struct maps *ms, uint64_t image, struct map **ret_map)
 	return r;
 }
 
+int map_open_root(struct maps *ms, const struct image_row *root, struct map **ret_map)
+{
+	struct map *m = calloc(1, sizeof(*m));
+	if (!m)
+		return -ENOMEM;
+	m->ms = ms;
+	m->row = *root;
+	m->row.image = MAP_DETACHED | root->root;
+	m->refs = 1;
+	m->detached = true;
+	pthread_mutex_init(&m->row_lock, NULL);
+	*ret_map = m;
+	return 0;
+}
+
 struct map *map_of_image(struct maps *ms, uint64_t image)
 {
 	pthread_mutex_lock(&ms->lock);
@@ -202,6 +234,10 @@ void map_close(struct map *m)
 		return;
 	struct maps *ms = m->ms;
 
+	if (m->detached) {
+		map_free(m);
+		return;
+	}
 	pthread_mutex_lock(&ms->lock);
 	ASSERT(m->refs > 0);
 	if (--m->refs == 0 && !m->dirty)
@@ -265,15 +301,15 @@ static int node_read(struct map *m, unsigned level, uint64_t id, struct map_node
 }
 
 /*
- * node_read, unless there is a newer one in the cache.  -EAGAIN: not readable, but the tree has
- * changed since seq.
+ * node_read, unless there is a newer one in the cache: then *id is that one's.  -EAGAIN: not readable,
+ * but the tree has changed since seq.
  */
-static int node_load(struct map *m, struct node_key key, uint64_t id, uint64_t seq, bool keep,
+static int node_load(struct map *m, struct node_key key, uint64_t *id, uint64_t seq, bool keep,
         bool *ret_fresh, struct map_node *ret_body)
 {
-	if (nodes_copy(&m->ms->nodes, key, ret_body, ret_fresh))
+	if (nodes_copy(&m->ms->nodes, key, id, ret_body, ret_fresh))
 		return 0;
-	const int r = node_read(m, key.level, id, ret_body);
+	const int r = node_read(m, key.level, *id, ret_body);
 	if ((r == -EIO || r == -ENOKEY) && atomic_load(&m->seq) != seq)
 		return -EAGAIN;
 	*ret_fresh = false;
@@ -336,7 +372,7 @@ static int find_once(struct map *m, unsigned level, uint32_t index, bool keep,
 		        map_key(m, at.level, index >> LEAF_SHIFT * (at.level - level));
 		/* Inner nodes are kept in any case: they are few, and each is asked again soon. */
 		const int r =
-		        node_load(m, key, at.id, seq, keep || at.level > 0, &at.fresh, ret_body);
+		        node_load(m, key, &at.id, seq, keep || at.level > 0, &at.fresh, ret_body);
 
 		if (r == -EIO)
 			damage_log(m, &at, key);
@@ -480,17 +516,17 @@ static int visit_zeros(struct map_visit *v, unsigned level, uint32_t index)
 }
 
 /* Loads the node for a visit, in its old or new form; by its place, when its id has gone. */
-static int visit_load(struct map_visit *v, unsigned level, uint32_t index, uint64_t id,
+int map_visit_load(struct map *m, unsigned level, uint32_t index, uint64_t id,
         struct map_found *ret_found, struct map_node *ret_body)
 {
-	const uint64_t seq = atomic_load(&v->m->seq);
+	const uint64_t seq = atomic_load(&m->seq);
 	struct map_found found = {.id = id, .level = level};
 	int r = node_load(
-	        v->m, map_key(v->m, level, index), id, seq, false, &found.fresh, ret_body);
+	        m, map_key(m, level, index), &found.id, seq, false, &found.fresh, ret_body);
 
 	if (r == -EIO || r == -EAGAIN ||
 	        r == -ENOKEY) /* seq may have moved since the caller read the id */
-		r = map_find(v->m, level, index, false, &found, ret_body);
+		r = map_find(m, level, index, false, &found, ret_body);
 	if (r == 0 || r == -ENOKEY)
 		*ret_found = found;
 	return r;
@@ -502,6 +538,8 @@ static int visit_locked(struct map_visit *v, uint32_t index, const struct map_fo
 {
 	if (v->read)
 		v->read(v->arg, found->id, body, found->fresh, true);
+	if (v->told)
+		v->told(v->arg, found->id);
 	if (v->locked)
 		return error_only(v->locked(
 		        v->arg, (uint64_t)index << LEAF_SHIFT, body->domain, body->foreign));
@@ -534,7 +572,7 @@ int map_visit(struct map_visit *v, unsigned level, uint32_t index, uint64_t id)
 		return error_only(r);
 	if (level == 0 && !v->leaf && !v->read)
 		return 0;
-	r = visit_load(v, level, index, id, &found, &body);
+	r = map_visit_load(v->m, level, index, id, &found, &body);
 	if (r == -ENOKEY)
 		return visit_locked(v, index, &found, &body);
 	if (r < 0)
@@ -543,6 +581,8 @@ int map_visit(struct map_visit *v, unsigned level, uint32_t index, uint64_t id)
 		return found.id ? visit_zeros(v, level, index) : 0;
 	if (v->read)
 		v->read(v->arg, found.id, &body, found.fresh, false);
+	if (v->told)
+		v->told(v->arg, found.id);
 	if (level == 0)
 		return v->leaf ? error_only(v->leaf(
 		                         v->arg, (uint64_t)index << LEAF_SHIFT, body.values))
@@ -552,16 +592,27 @@ int map_visit(struct map_visit *v, unsigned level, uint32_t index, uint64_t id)
 	return r;
 }
 
-int map_walk_locked(struct map *m, map_node_fn *node_fn, map_leaf_fn *leaf_fn,
-        map_locked_fn *locked_fn, void *arg)
+int map_walk_with(struct map *m, const struct map_walker *w, void *arg)
 {
-	struct map_visit v = {
-	        .m = m, .arg = arg, .enter = node_fn, .leaf = leaf_fn, .locked = locked_fn};
+	struct map_visit v = {.m = m,
+	        .arg = arg,
+	        .enter = w->node,
+	        .told = w->read,
+	        .leaf = w->leaf,
+	        .locked = w->locked};
 	struct image_row row;
 
 	map_row(m, &row);
 	const int r = row.height ? map_visit(&v, row.height - 1, 0, row.root) : 0;
 	return r < 0 ? r : v.error;
+}
+
+int map_walk_locked(struct map *m, map_node_fn *node_fn, map_leaf_fn *leaf_fn,
+        map_locked_fn *locked_fn, void *arg)
+{
+	const struct map_walker w = {.node = node_fn, .leaf = leaf_fn, .locked = locked_fn};
+
+	return map_walk_with(m, &w, arg);
 }
 
 int map_walk(struct map *m, map_node_fn *node_fn, map_leaf_fn *leaf_fn, void *arg)

@@ -70,6 +70,11 @@ uint64_t maps_unsure(const struct maps *ms);
  * until committed.
  */
 int map_open(struct maps *ms, uint64_t image, struct map **ret_map) MUST_CHECK;
+/*
+ * A tree that no image has, for reading: nodes of a shared root stay as they are.  SNAPSHOT_BIT | id for
+ * map_open is a snapshot's (-ENOENT: there is none).
+ */
+int map_open_root(struct maps *ms, const struct image_row *root, struct map **ret_map) MUST_CHECK;
 void map_close(struct map *m); /* accepts NULL */
 /* Copies the counters and root as they are now (uncommitted changes included). */
 void map_row(struct map *m, struct image_row *ret_row);
@@ -118,6 +123,18 @@ int map_fill(struct map *m, uint64_t first, uint64_t last, enum entry_state stat
  */
 void map_clear(struct map *m);
 /*
+ * The tree as it is now, after this group's changes, is another root's, too: once the transaction is committed
+ * as group txg, its nodes are copied when they are changed.  *ret_row is what is to be kept.  Before the commit,
+ * nothing else is changed but by repeating all of the group.
+ */
+void map_share(struct map *m, uint64_t txg, struct image_row *ret_row);
+/*
+ * The map becomes the tree of this root, which others have, too (map_share; a snapshot's): O(1).  Its row
+ * was put by the caller, in the transaction of group txg, behind what maps_txg_write put, and was committed just
+ * now (after maps_txg_committed).  What it was before is left to the collector.
+ */
+void map_replace(struct map *m, const struct image_row *root, uint64_t txg);
+/*
  * Writes dirty nodes and image rows, deletes dropped nodes, inside the transaction that the caller
  * began.  txg becomes the birth of nodes created since the last commit.
  * Can be repeated after a rollback.
@@ -146,6 +163,20 @@ typedef int map_locked_fn(void *arg, uint64_t first_chunk, uint32_t domain, bool
 int map_walk(struct map *m, map_node_fn *node_fn, map_leaf_fn *leaf_fn, void *arg) MUST_CHECK;
 int map_walk_locked(struct map *m, map_node_fn *node_fn, map_leaf_fn *leaf_fn,
         map_locked_fn *locked_fn, void *arg) MUST_CHECK;
+
+/*
+ * The same for trees that share nodes.  A visit may find, by its place, a newer node than the one whose id
+ * was in the node above: `read` says of which node the content is told next, so that a set of nodes seen is of
+ * those (node is called with the other id).
+ */
+typedef void map_read_fn(void *arg, uint64_t node);
+struct map_walker {
+	map_node_fn *node; /* each may be NULL */
+	map_read_fn *read;
+	map_leaf_fn *leaf;
+	map_locked_fn *locked; /* NULL: -ENOKEY in the end */
+};
+int map_walk_with(struct map *m, const struct map_walker *w, void *arg) MUST_CHECK;
 
 struct maps_stats {
 	uint64_t bytes, limit_bytes, dirty_nodes;

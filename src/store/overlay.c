@@ -345,7 +345,8 @@ int overlay_write(struct image *img, uint64_t off, const void *data, size_t len)
 
 int store_write(struct image *img, uint64_t off, const void *data, size_t len)
 {
-	return image_locked(img) ? -ENOKEY : overlay_write(img, off, data, len);
+	const int r = image_refused(img);
+	return r < 0 ? r : overlay_write(img, off, data, len);
 }
 
 int overlay_touch_leaf(struct image *img, uint64_t chunk)
@@ -492,14 +493,15 @@ int overlay_punch(struct image *img, uint64_t off, uint64_t len, bool zero)
 
 int store_punch(struct image *img, uint64_t off, uint64_t len, bool zero)
 {
-	return image_locked(img) ? -ENOKEY : overlay_punch(img, off, len, zero);
+	const int r = image_refused(img);
+	return r < 0 ? r : overlay_punch(img, off, len, zero);
 }
 
 int store_image_delete(struct store *s, uint64_t image)
 {
 	const unsigned g = atomic_load(&s->txg_open) & 1;
 	struct image *img;
-	int r = store_image_open(s, image, &img);
+	int r = image & SNAPSHOT_BIT ? -EROFS : store_image_open(s, image, &img);
 
 	if (r < 0)
 		return r;
@@ -601,13 +603,13 @@ int store_share(struct image *src, uint64_t src_off, struct image *dst, uint64_t
 	struct store *s = dst->store;
 	const unsigned g = atomic_load(&s->txg_open) & 1;
 	uint64_t done = 0;
-	int r = 0;
+	int r = image_locked(src) ? -ENOKEY : image_refused(dst);
 
 	ASSERT(src_off % CHUNK_SIZE == 0 && dst_off % CHUNK_SIZE == 0 && len % CHUNK_SIZE == 0);
 	if (image_policy(src).domain != image_policy(dst).domain)
 		return -EXDEV;
-	if (image_locked(src) || image_locked(dst))
-		return -ENOKEY;
+	if (r < 0)
+		return r;
 	image_mark_dirty(dst, g);
 	atomic_fetch_add_explicit(&s->groups[g].bytes, n, memory_order_relaxed);
 	while (done < n) {

@@ -10,6 +10,7 @@
  */
 #include <errno.h>
 
+#include "store/snapshot.h"
 #include "store/store-priv.h"
 
 static uint64_t policy_pack(const struct image_policy *p)
@@ -44,7 +45,15 @@ int image_policy_ask(struct image *img)
 {
 	const struct store_hooks *h = &img->store->cfg.hooks;
 	struct image_policy p = {0};
-	const int r = h->policy ? h->policy(h->arg, img->id, &p) : 0;
+	struct snapshot_row row = {0};
+	int r = 0;
+
+	if (image_is_snapshot(img)) {
+		r = store_snapshot_get(img->store, img->id & ~SNAPSHOT_BIT, &row);
+		p.domain = row.domain;
+	} else if (h->policy) {
+		r = h->policy(h->arg, img->id, &p);
+	}
 
 	if (r < 0)
 		return r;

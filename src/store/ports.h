@@ -44,6 +44,21 @@ struct image_row {
 	uint64_t snap_epoch;  /* nodes born at or before this are shared with a snapshot */
 };
 
+/*
+ * A kept root; snapshot.h.  Where the engine takes image ids, SNAPSHOT_BIT | id is a snapshot; images have
+ * ids below that.
+ */
+#define SNAPSHOT_BIT (1ull << 62)
+struct snapshot_row {
+	uint64_t id;    /* 1..2^56 - 1; never used again */
+	uint64_t image; /* that it is of */
+	uint64_t root;  /* as in struct image_row */
+	uint32_t height;
+	uint32_t domain; /* that the image's policy named then */
+	uint64_t data_chunks, zero_chunks;
+	uint64_t txg; /* the group that it is the end of */
+};
+
 enum segment_state { SEGMENT_OPEN = 1, SEGMENT_SEALED = 2 };
 
 struct segment_row {
@@ -62,6 +77,7 @@ struct segment_row {
 
 /* Non-zero stops the iteration and is returned. */
 typedef int image_row_fn(void *arg, const struct image_row *row);
+typedef int snapshot_row_fn(void *arg, const struct snapshot_row *row);
 typedef int segment_row_fn(void *arg, const struct segment_row *row);
 typedef int node_id_fn(void *arg, uint64_t id);
 typedef int parked_fn(void *arg, uint64_t image, uint64_t id, const void *blob, size_t len);
@@ -72,6 +88,9 @@ struct meta_ops {
 	int (*image_get)(struct meta *m, uint64_t image, struct image_row *ret_row);
 	/* In order of id, all rows. */
 	int (*image_each)(struct meta *m, image_row_fn *fn, void *arg);
+	int (*snapshot_get)(struct meta *m, uint64_t id, struct snapshot_row *ret_row);
+	/* In order of id, all rows. */
+	int (*snapshot_each)(struct meta *m, snapshot_row_fn *fn, void *arg);
 	int (*segment_each)(struct meta *m, segment_row_fn *fn, void *arg);
 	/* Ids in [first, last]; no read transaction is held across calls of fn for long: rows come
 	 * in batches. */
@@ -88,6 +107,8 @@ struct meta_ops {
 	int (*node_del)(struct meta *m, uint64_t id); /* 0 when it is not there */
 	int (*image_put)(struct meta *m, const struct image_row *row);
 	int (*image_del)(struct meta *m, uint64_t image); /* 0 when it is not there */
+	int (*snapshot_put)(struct meta *m, const struct snapshot_row *row);
+	int (*snapshot_del)(struct meta *m, uint64_t id); /* 0 when it is not there */
 	int (*segment_put)(struct meta *m, const struct segment_row *row);
 	int (*segment_del)(struct meta *m, uint64_t id);
 	/* Ids are from 1, image is not 0. */

@@ -215,6 +215,8 @@ int store_reseal(struct image *img, uint64_t off, uint64_t len, uint64_t *ret_ch
 	ASSERT(off <= IMAGE_SIZE_MAX && len <= IMAGE_SIZE_MAX - off);
 	if (!rs)
 		return -ENOMEM;
+	if (image_is_snapshot(img))
+		return -EROFS;
 	if (!image_unlocked(img))
 		return -ENOKEY;
 	if (set_in > 0 && atomic_load(&s->txg.committed) + 1 < set_in)

@@ -12,6 +12,7 @@
  */
 #pragma once
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -171,6 +172,12 @@ struct flush_control {
 
 /* The collector; gc.c. */
 #define GC_SEGMENT_BITS sizeof(struct slot_bits)
+/* Good copies that wait to heal damaged chunks: as many as one segment holds. */
+#define GC_HEALS_MAX SEGMENT_SLOTS
+struct gc_heal {
+	uint64_t loc;
+	uint8_t *data; /* owned */
+};
 struct gc_control {
 	pthread_mutex_t run_lock; /* one collection at a time */
 	pthread_mutex_t heal_lock;
@@ -198,6 +205,14 @@ struct parked {
 	struct parked_record *pending; /* owned: to be put by the next transaction */
 	struct parked_done *done;      /* owned: to be deleted by their group's */
 	size_t n_counts, counts_cap, n_pending, pending_cap, n_done, done_cap;
+};
+
+/* Operations on roots; snapshot.c. */
+struct snap_control {
+	pthread_mutex_t lock;
+	struct snap_op *queue;  /* lock */
+	struct snap_op *ready;  /* lock to change, by the txg thread alone */
+	struct snap_op *frozen; /* the same: of the frozen group */
 };
 
 /* What can be wrong, the gravest first (health.c). */
@@ -238,6 +253,7 @@ struct store {
 	struct flush_control flush;
 	struct gc_control gc;
 	struct parked parked;
+	struct snap_control snap;
 	struct readahead *readahead;
 	struct commit_pool *commit;
 	struct read_ctx *read_free; /* read_lock */
@@ -270,6 +286,10 @@ struct store {
 #define IMAGE_BUCKETS 1024u
 
 /* --- image.c --- */
+static inline bool image_is_snapshot(const struct image *img)
+{
+	return UNLIKELY(img->id & SNAPSHOT_BIT);
+}
 struct image *image_find(struct store *s, uint64_t id); /* takes a reference; NULL if not in RAM */
 void image_ref(struct image *img);
 /* Puts the image on the active group's list; inside the gate. */
@@ -294,6 +314,13 @@ void image_lock_update(struct image *img);
 static inline bool image_locked(const struct image *img)
 {
 	return UNLIKELY(atomic_load_explicit(&img->locked, memory_order_relaxed));
+}
+/* Why the content may not be changed: -EROFS, -ENOKEY; or 0. */
+static inline int image_refused(const struct image *img)
+{
+	if (UNLIKELY(img->id & SNAPSHOT_BIT))
+		return -EROFS;
+	return image_locked(img) ? -ENOKEY : 0;
 }
 /* The crypto domain of a segment, for maps_set_keys; of one that does not exist: UINT32_MAX. */
 uint32_t domain_of_segment(void *arg, uint64_t segment);
@@ -421,6 +448,8 @@ void gc_kick(struct store *s);
 void gc_mark_entry(struct store *s, uint64_t entry);
 /* May a new reference to this location be made?  (Not if it is being swept.) */
 bool gc_may_share(struct store *s, uint64_t loc);
+/* This tree has one more root, as of the last commit.  The txg thread. */
+void gc_root_copied(struct store *s, const struct image_row *root);
 /* Deletes nodes found dead, inside the transaction. */
 int gc_txg_write(struct store *s) MUST_CHECK;
 /* After group txg's transaction succeeded. */
@@ -428,12 +457,30 @@ void gc_txg_committed(struct store *s, uint64_t txg);
 /* A damaged chunk's content turned up again.  Forgotten if too much waits already. */
 void gc_heal(struct store *s, uint64_t loc, const void *data);
 
+/* --- gc-heal.c --- */
+/* Takes what was offered so far and rewrites those segments.  The collector. */
+int gc_run_heals(struct store *s) MUST_CHECK;
+
 /* --- readahead.c --- */
 int readahead_start(struct store *s) MUST_CHECK;
 void readahead_stop(struct store *s);
 /* Brings the range (CHUNK_SIZE aligned) into the cache, as far as there is room in the queue. */
 void readahead_want(struct image *img, uint64_t off, uint64_t len);
 void readahead_note(struct image *img, uint64_t off, size_t len, bool missed);
+
+/* --- snapshot.c: by the txg thread --- */
+void snap_init(struct store *s);
+void snap_free(struct store *s);
+/* Before a freeze, gate open: takes up what is queued.  Reads rows. */
+void snap_prepare(struct store *s);
+/* Gate closed: what was taken up is of this group from here on. */
+void snap_freeze(struct store *s);
+/* The group's changes are in the maps. */
+void snap_apply(struct store *s, uint64_t txg);
+/* Inside the transaction, behind maps_txg_write. */
+int snap_txg_write(struct store *s) MUST_CHECK;
+/* Behind maps_txg_committed. */
+void snap_txg_committed(struct store *s);
 
 /* --- recover.c --- */
 /* Replays the intent log and commits what it held. */

@@ -136,6 +136,7 @@ static void init_locks(struct store *s)
 	pthread_mutex_init(&s->read_lock, NULL);
 	pthread_mutex_init(&s->health.lock, NULL);
 	parked_init(s);
+	snap_init(s);
 }
 
 /*
@@ -278,6 +279,7 @@ void store_abandon(struct store *s)
 		return;
 	stop_threads(s);
 	commit_pool_stop(s);
+	snap_free(s);
 	overlay_free(s);
 	read_ctx_free_all(s);
 	images_free(s);

@@ -5,7 +5,7 @@
  *	freeze   the gate is closed for a moment; pending inode rows are collected; the next group opens
  *	store    chunks become map entries (commit.c), new ones are appended to segments
  *	sync     segment data is made durable (segments_txg_sync)
- *	map      entries and holes go into the maps, in RAM
+ *	map      entries and holes go into the maps, in RAM; then roots are copied (snapshot.c)
  *	commit   one transaction: namespace rows, map nodes, image and segment rows, the state row
  *	release  the overlay drops the group; the intent log's tail moves
  *
@@ -57,6 +57,7 @@ bool txg_map_lost(const struct store *s)
 
 static void freeze(struct store *s)
 {
+	snap_prepare(s);
 	pthread_rwlock_wrlock(&s->gate);
 	const uint64_t open = atomic_load(&s->txg_open);
 	struct group *grp = &s->groups[open & 1];
@@ -64,6 +65,7 @@ static void freeze(struct store *s)
 	grp->rows_commit_only = grp->rows.len;
 	s->groups[!(open & 1)].rows_commit_only = SIZE_MAX;
 	pthread_mutex_unlock(&s->rows_lock);
+	snap_freeze(s);
 	if (s->cfg.hooks.collect_rows)
 		s->cfg.hooks.collect_rows(s->cfg.hooks.arg, 0);
 	if (s->log)
@@ -200,7 +202,11 @@ static int store_group(struct store *s, uint64_t txg)
 
 	if (r == 0)
 		r = store_leaves(s, txg, leaves, n);
-	return r < 0 ? r : group_to_maps(s, txg & 1, leaves, n);
+	if (r == 0)
+		r = group_to_maps(s, txg & 1, leaves, n);
+	if (r == 0)
+		snap_apply(s, txg);
+	return r;
 }
 
 /* --- the transaction --- */
@@ -226,6 +232,8 @@ static int put_all(struct store *s, uint64_t txg, struct store_state *state)
 		r = m->ops->rows_apply(m, grp->rows.data, grp->rows.len);
 	if (r == 0)
 		r = maps_txg_write(s->maps, txg);
+	if (r == 0)
+		r = snap_txg_write(s);
 	if (r == 0)
 		r = delete_images(s, txg & 1);
 	if (r == 0)
@@ -266,6 +274,7 @@ static int transact(struct store *s, uint64_t txg)
 static void committed(struct store *s, uint64_t txg, uint64_t start_ns)
 {
 	maps_txg_committed(s->maps);
+	snap_txg_committed(s);
 	segments_txg_committed(s->segments);
 	overlay_release(s, txg & 1);
 	parked_txg_committed(s, txg);

@@ -1,9 +1,11 @@
 #!/bin/bash
 # help is complete and goes to stdout; a mistake is one line that helps
 . "$(dirname "$0")/lib.sh"
-commands="create mount umount status stats images check gc filter policy audit key analytics discover help"
+commands="create mount umount status stats images check gc snapshot clone diff filter policy audit key analytics discover help"
 grouped="filter:types filter:list filter:attach filter:set filter:detach filter:cost filter:run filter:lift
-	policy:save policy:apply policy:list policy:delete"
+	policy:save policy:apply policy:list policy:delete
+	snapshot:create snapshot:list snapshot:show snapshot:delete snapshot:rename snapshot:hold
+	snapshot:release snapshot:rollback"
 
 run 0 "$WEIR" help
 for c in $commands; do says out "  $c "; done
@@ -47,10 +49,13 @@ refused 16 "unknown command 'filter atach', did you mean 'filter attach'" "$WEIR
 refused 16 "unknown option '--json'" "$WEIR" policy --json
 refused 16 "missing TYPE" "$WEIR" filter attach x
 refused 16 "missing KEY=VALUE" "$WEIR" filter set x throttle
+refused 16 "missing NAME" "$WEIR" snapshot create x
+refused 16 "missing NEW-NAME" "$WEIR" snapshot rename x a
+refused 16 "missing HOLDER" "$WEIR" snapshot hold x a
 refused 16 "missing ACTION" "$WEIR" filter run x throttle
 ok "commands of a group"
 
-for c in create umount status stats images check gc audit analytics discover; do
+for c in create umount status stats images check gc clone diff audit analytics discover; do
 	refused 16 "missing" "$WEIR" "$c"
 	says err "(see 'weir help $c')"
 	refused 16 "unknown option '--frobnicate'" "$WEIR" "$c" --frobnicate x

@@ -1,5 +1,7 @@
 #include "crash/model.h"
 
+#include "store/snapshot.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -7,6 +9,16 @@
 
 /* Distinct contents that writes choose from: so that there are duplicates. */
 #define PATTERNS 64
+
+#define SNAPSHOTS 6u
+
+/* A snapshot, or, with sure false, one that may or may not have been made (or deleted) when it all ended. */
+struct model_snapshot {
+	uint64_t id; /* 0: none */
+	unsigned image;
+	bool sure;
+	uint8_t *content;
+};
 
 /* One acknowledged change: bytes [off, off + len) became data. */
 struct change {
@@ -22,6 +34,7 @@ struct model_image {
 	struct change *head, **tail; /* from durable to now */
 	unsigned n_changes;
 	bool deleted; /* and that not committed yet: it may not be changed until then */
+	bool pending; /* it has been replaced, and that not committed yet: not to be used until then */
 	struct image_policy policy;
 };
 
@@ -30,6 +43,8 @@ struct model {
 	struct store *store;
 	uint64_t first_image;
 	struct model_image images[MODEL_IMAGES];
+	struct model_snapshot snapshots[SNAPSHOTS];
+	uint64_t next_set;
 	pthread_mutex_t lock; /* of the policies */
 	uint8_t *buf;
 	char op[160];
@@ -82,6 +97,9 @@ void model_create_at(uint64_t seed, uint64_t first_image, struct model **ret_mod
 	m->first_image = first_image;
 	pthread_mutex_init(&m->lock, NULL);
 	m->buf = malloc(MODEL_BYTES);
+	m->next_set = first_image << 16 | 1; /* several models, several ids */
+	for (unsigned k = 0; k < SNAPSHOTS; k++)
+		m->snapshots[k].content = calloc(1, MODEL_BYTES);
 	for (unsigned i = 0; i < MODEL_IMAGES; i++) {
 		m->images[i].durable = calloc(1, MODEL_BYTES);
 		m->images[i].now = calloc(1, MODEL_BYTES);
@@ -114,6 +132,8 @@ void model_free(struct model *m)
 		free(m->images[i].durable);
 		free(m->images[i].now);
 	}
+	for (unsigned k = 0; k < SNAPSHOTS; k++)
+		free(m->snapshots[k].content);
 	pthread_mutex_destroy(&m->lock);
 	free(m->buf);
 	free(m);
@@ -313,7 +333,7 @@ int model_sync(struct model *m)
 	const int r = store_sync(m->store);
 	for (unsigned i = 0; r == 0 && i < MODEL_IMAGES; i++) {
 		made_durable(&m->images[i]);
-		m->images[i].deleted = false;
+		m->images[i].deleted = m->images[i].pending = false;
 	}
 	return r;
 }
@@ -372,13 +392,134 @@ static int do_wipe(struct model *m)
 	return r == -EBUSY ? 0 : r; /* it could not be done, and said so */
 }
 
+/* --- operations on roots --- */
+
+/*
+ * They commit a group: with it, all that was acknowledged is durable.  One that failed may still be done by a later
+ * commit, or by none; a sync settles it.
+ */
+static int roots_settle(struct model *m, int r)
+{
+	if (r == 0) {
+		for (unsigned i = 0; i < MODEL_IMAGES; i++) {
+			made_durable(&m->images[i]);
+			m->images[i].deleted = m->images[i].pending = false;
+		}
+	}
+	return r;
+}
+
+static int do_snapshot(struct model *m, unsigned i)
+{
+	struct model_snapshot *sn = &m->snapshots[rng_below(&m->rng, SNAPSHOTS)];
+
+	if (sn->id)
+		return do_flush(m, i);
+	const struct snapshot_ref ref = {
+	        .id = snapshot_id(m->next_set++, 0), .image = m->first_image + i};
+	snprintf(m->op, sizeof(m->op), "snapshot %llu of image %u", (unsigned long long)ref.id, i);
+	memcpy(sn->content, m->images[i].now, MODEL_BYTES);
+	sn->id = ref.id;
+	sn->image = i;
+	sn->sure = false;
+	const int r = store_snapshot_create(m->store, &ref, 1, NULL, NULL);
+	sn->sure = r == 0;
+	if (r < 0 && r != -EINPROGRESS)
+		sn->id = 0;
+	return roots_settle(m, r == -EINPROGRESS ? -EIO : r);
+}
+
+static int do_snapshot_delete(struct model *m)
+{
+	struct model_snapshot *sn = &m->snapshots[rng_below(&m->rng, SNAPSHOTS)];
+
+	if (!sn->id || !sn->sure)
+		return model_sync(m);
+	snprintf(m->op, sizeof(m->op), "delete snapshot %llu", (unsigned long long)sn->id);
+	sn->sure = false;
+	const int r = store_snapshot_delete(m->store, &sn->id, 1, NULL, NULL);
+	if (r == 0)
+		sn->id = 0;
+	else
+		sn->sure = r != -EINPROGRESS;
+	return roots_settle(m, r == -EINPROGRESS ? -EIO : r);
+}
+
+/* Image i's content is replaced by that of a snapshot (of any image: a clone; of its own: a rollback). */
+static int do_replace(struct model *m, unsigned i)
+{
+	const struct model_snapshot *sn = &m->snapshots[rng_below(&m->rng, SNAPSHOTS)];
+	struct model_image *mi = &m->images[i];
+	int r;
+
+	if (!sn->id || !sn->sure || mi->policy.domain != m->images[sn->image].policy.domain)
+		return model_sync(m);
+	snprintf(m->op, sizeof(m->op), "image %u becomes snapshot %llu", i,
+	        (unsigned long long)sn->id);
+	if (sn->image == i && rng_below(&m->rng, 2)) {
+		const struct rollback_ref ref = {.image = m->first_image + i, .id = sn->id};
+		r = store_snapshot_rollback(m->store, &ref, 1, NULL, NULL);
+	} else {
+		const struct clone_ref ref = {snapshot_image(sn->id), m->first_image + i};
+		r = store_clone(m->store, &ref, 1, NULL, NULL);
+	}
+	/* One that may still be done is a change that may or may not be there after a crash. */
+	if (r == 0 || r == -EINPROGRESS)
+		acknowledge(mi, 0, MODEL_BYTES, sn->content);
+	mi->pending = r == -EINPROGRESS;
+	if (r == -EINPROGRESS)
+		r = -EIO;
+	return roots_settle(m, r);
+}
+
+/* A clone of another image as it is. */
+static int do_clone(struct model *m, unsigned i)
+{
+	const unsigned j = (i + 1) % MODEL_IMAGES;
+	const struct clone_ref ref = {m->first_image + i, m->first_image + j};
+
+	if (m->images[i].policy.domain != m->images[j].policy.domain)
+		return model_sync(m);
+	snprintf(m->op, sizeof(m->op), "image %u becomes a clone of image %u", j, i);
+	int r = store_clone(m->store, &ref, 1, NULL, NULL);
+	if (r == 0 || r == -EINPROGRESS)
+		acknowledge(&m->images[j], 0, MODEL_BYTES, m->images[i].now);
+	m->images[j].pending = r == -EINPROGRESS;
+	if (r == -EINPROGRESS)
+		r = -EIO;
+	return roots_settle(m, r);
+}
+
+static int do_roots(struct model *m, unsigned i)
+{
+	const unsigned what = (unsigned)rng_below(&m->rng, 10);
+
+	if (what < 4)
+		return do_snapshot(m, i);
+	if (what < 6)
+		return do_snapshot_delete(m);
+	return what < 9 ? do_replace(m, i) : do_clone(m, i);
+}
+
+static bool any_pending(const struct model *m)
+{
+	for (unsigned i = 0; i < MODEL_IMAGES; i++)
+		if (m->images[i].pending)
+			return true;
+	return false;
+}
+
 int model_step(struct model *m)
 {
 	const unsigned i = (unsigned)rng_below(&m->rng, MODEL_IMAGES);
 	const unsigned what = (unsigned)rng_below(&m->rng, 100);
 
+	if (any_pending(m))
+		return model_sync(m);
 	if (what < 58 && (m->images[i].deleted || m->images[(i + 1) % MODEL_IMAGES].deleted))
 		return model_sync(m);
+	if (what < 7)
+		return do_roots(m, i);
 	if (what < 45)
 		return do_write(m, i);
 	if (what < 53)
@@ -407,15 +548,60 @@ const char *model_last_op(const struct model *m)
 
 /* --- checks --- */
 
+static void snapshot_verify(struct model *m, const struct model_snapshot *sn)
+{
+	struct image *img;
+	int r = store_image_open(m->store, snapshot_image(sn->id), &img);
+
+	if (r < 0) {
+		fprintf(stderr, "snapshot %llu: ", (unsigned long long)sn->id);
+		die(m, strerror(-r), sn->image, 0);
+	}
+	r = store_read(img, 0, m->buf, MODEL_BYTES);
+	store_image_close(img);
+	if (r == 0 && memcmp(m->buf, sn->content, MODEL_BYTES) != 0)
+		r = -EUCLEAN;
+	if (r == 0 || r == -EIO) /* faults may be on */
+		return;
+	fprintf(stderr, "snapshot %llu: ", (unsigned long long)sn->id);
+	die(m, strerror(-r), sn->image, first_difference(m->buf, sn->content));
+}
+
 void model_verify(struct model *m)
 {
 	for (unsigned i = 0; i < MODEL_IMAGES; i++) {
+		if (m->images[i].pending)
+			continue;
 		const int r = store_read(m->images[i].handle, 0, m->buf, MODEL_BYTES);
 		if (r < 0)
 			die(m, strerror(-r), i, 0);
 		if (memcmp(m->buf, m->images[i].now, MODEL_BYTES) != 0)
 			die(m, "wrong content", i, first_difference(m->buf, m->images[i].now));
 	}
+	for (unsigned k = 0; k < SNAPSHOTS; k++)
+		if (m->snapshots[k].id && m->snapshots[k].sure)
+			snapshot_verify(m, &m->snapshots[k]);
+}
+
+static int snapshots_recovered(struct model *m)
+{
+	for (unsigned k = 0; k < SNAPSHOTS; k++) {
+		struct model_snapshot *sn = &m->snapshots[k];
+		struct snapshot_row row;
+		int r;
+
+		if (!sn->id)
+			continue;
+		r = store_snapshot_get(m->store, sn->id, &row);
+		if (r == -ENOENT && !sn->sure)
+			sn->id = 0;
+		else if (r < 0 && r != -ENOENT)
+			return r;
+		else
+			snapshot_verify(m, sn);
+		sn->sure = true;
+	}
+	return 0;
 }
 
 static int image_recovered(struct model *m, unsigned i)
@@ -438,7 +624,7 @@ static int image_recovered(struct model *m, unsigned i)
 	}
 	memcpy(mi->now, mi->durable, MODEL_BYTES);
 	forget_changes(mi);
-	mi->deleted = false;
+	mi->deleted = mi->pending = false;
 	return 0;
 }
 
@@ -449,5 +635,5 @@ int model_recovered(struct model *m)
 	snprintf(m->op, sizeof(m->op), "recovery");
 	for (unsigned i = 0; r == 0 && i < MODEL_IMAGES; i++)
 		r = image_recovered(m, i);
-	return r;
+	return r == 0 ? snapshots_recovered(m) : r;
 }

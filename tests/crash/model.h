@@ -6,6 +6,10 @@
  * equal its state after some number of acknowledged changes, not fewer than the flushed ones; from
  * then on that state is where the model goes on from.  While a store runs, each read must equal the
  * last state.
+ *
+ * Snapshots: each that was made durably is kept with its content, and compared until it was deleted.  An
+ * operation on roots that was cut off is either done or not: what the store has afterwards, with the content that
+ * it must have then.
  */
 #pragma once
 
@@ -40,7 +44,8 @@ void model_detach(struct model *m);
 
 /*
  * One random operation: a write of some kind, punch, share, delete, flush, sync, read, collect, a
- * change of policy, moving to the policy's crypto domain, wiping.
+ * change of policy, moving to the policy's crypto domain, wiping, a snapshot, clone, rollback, deletion of a
+ * snapshot.
  * Returns the store's error; the model knows what that means (an operation refused was not
  * acknowledged).  A wrong read aborts the test with what differs.
  */

@@ -32,10 +32,11 @@ enum change_kind {
 	CHANGE_IMAGE,
 	CHANGE_SEGMENT,
 	CHANGE_PARKED,
+	CHANGE_SNAPSHOT,
 	CHANGE_STATE,
 	CHANGE_ROWS,
 };
-#define TABLES 4 /* the first kinds have one */
+#define TABLES 5 /* the first kinds have one */
 
 /* Parked records lie by image << PARKED_SHIFT | id. */
 #define PARKED_SHIFT 32
@@ -237,6 +238,15 @@ static int fake_image_get(struct meta *m, uint64_t image, struct image_row *ret_
 	return r < 0 ? r : row_read(f, CHANGE_IMAGE, image, ret_row, sizeof(*ret_row), &len);
 }
 
+static int fake_snapshot_get(struct meta *m, uint64_t id, struct snapshot_row *ret_row)
+{
+	struct fake_meta *f = fake(m);
+	const int r = fault_hit(f, &f->reads);
+	size_t len;
+
+	return r < 0 ? r : row_read(f, CHANGE_SNAPSHOT, id, ret_row, sizeof(*ret_row), &len);
+}
+
 /* Calls fn for rows in [first, last], in order, in batches, without the lock. */
 static int each(struct fake_meta *f, enum change_kind kind, uint64_t first, uint64_t last,
         int (*fn)(void *arg, uint64_t id, const void *data, size_t len), void *arg)
@@ -269,6 +279,7 @@ static int each(struct fake_meta *f, enum change_kind kind, uint64_t first, uint
 struct each_arg {
 	void *arg;
 	image_row_fn *image;
+	snapshot_row_fn *snapshot;
 	segment_row_fn *segment;
 	node_id_fn *node;
 	parked_fn *parked;
@@ -278,6 +289,12 @@ static int each_image(void *arg, uint64_t id, const void *data, size_t len)
 {
 	const struct each_arg *e = arg;
 	return e->image(e->arg, data);
+}
+
+static int each_snapshot(void *arg, uint64_t id, const void *data, size_t len)
+{
+	const struct each_arg *e = arg;
+	return e->snapshot(e->arg, data);
 }
 
 static int each_segment(void *arg, uint64_t id, const void *data, size_t len)
@@ -302,6 +319,12 @@ static int fake_image_each(struct meta *m, image_row_fn *fn, void *arg)
 {
 	struct each_arg e = {.arg = arg, .image = fn};
 	return each(fake(m), CHANGE_IMAGE, 0, UINT64_MAX, each_image, &e);
+}
+
+static int fake_snapshot_each(struct meta *m, snapshot_row_fn *fn, void *arg)
+{
+	struct each_arg e = {.arg = arg, .snapshot = fn};
+	return each(fake(m), CHANGE_SNAPSHOT, 0, UINT64_MAX, each_snapshot, &e);
 }
 
 static int fake_segment_each(struct meta *m, segment_row_fn *fn, void *arg)
@@ -381,6 +404,16 @@ static int fake_image_put(struct meta *m, const struct image_row *row)
 static int fake_image_del(struct meta *m, uint64_t image)
 {
 	return change_add(m, CHANGE_IMAGE, true, image, NULL, 0);
+}
+
+static int fake_snapshot_put(struct meta *m, const struct snapshot_row *row)
+{
+	return change_add(m, CHANGE_SNAPSHOT, false, row->id, row, sizeof(*row));
+}
+
+static int fake_snapshot_del(struct meta *m, uint64_t id)
+{
+	return change_add(m, CHANGE_SNAPSHOT, true, id, NULL, 0);
 }
 
 static int fake_segment_put(struct meta *m, const struct segment_row *row)
@@ -497,6 +530,8 @@ static const struct meta_ops fake_ops = {
         .node_get = fake_node_get,
         .image_get = fake_image_get,
         .image_each = fake_image_each,
+        .snapshot_get = fake_snapshot_get,
+        .snapshot_each = fake_snapshot_each,
         .segment_each = fake_segment_each,
         .node_each = fake_node_each,
         .parked_each = fake_parked_each,
@@ -505,6 +540,8 @@ static const struct meta_ops fake_ops = {
         .node_del = fake_node_del,
         .image_put = fake_image_put,
         .image_del = fake_image_del,
+        .snapshot_put = fake_snapshot_put,
+        .snapshot_del = fake_snapshot_del,
         .segment_put = fake_segment_put,
         .segment_del = fake_segment_del,
         .parked_put = fake_parked_put,

@@ -430,7 +430,7 @@ static void test_a_datastore_of_version_1_is_upgraded(void **state)
 	for (int i = 0; i < 2; i++) {
 		engine_start(&e);
 		assert_int_equal(meta_info_get(e.m, &info), 0);
-		assert_int_equal(info.schema_version, 2);
+		assert_int_equal(info.schema_version, 3);
 		assert_int_equal(ns_lookup_path(e.ns, "vm/a.raw", &ino), 0);
 		assert_int_equal(ns_xattr_get(e.ns, ino, "user.k", value, sizeof(value), &len), 0);
 		assert_int_equal(complaints(e.m), 0);

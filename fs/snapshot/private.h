@@ -1,0 +1,96 @@
+/*
+ * private.h - what the parts of the snapshots share; private to fs/snapshot
+ *
+ *	records.c    rows
+ *	find.c       targets and names into snapshots
+ *	capture.c    the rows of a snapshot, put at its instant; and taken away
+ *	instant.c    an instant of images that may be open: stages told, guests held for as short as can be
+ *	create.c, change.c, rollback.c, clone.c, diff.c, report.c    the requests
+ *	view.c       snapshots for the view in the mount
+ */
+#pragma once
+
+#include "fs/filter/manager-private.h"
+#include "fs/snapshot/records.h"
+#include "fs/snapshot/snapshots.h"
+
+/* --- find.c --- */
+/* "'s1' is no name of a snapshot: ..."; what: "snapshot", "holder". */
+int snapshot_name_check(const char *name, struct errmsg *em) MUST_CHECK;
+/* An image.  -EISDIR with em for what is none. */
+int snapshot_target_image(
+        struct ns *ns, const char *path, struct target *ret_t, struct errmsg *em) MUST_CHECK;
+/*
+ * The snapshot itself: that of this scope; of the datastore also one whose scope is gone.  -ENOENT
+ * with em, which tells of one that the image is in and that has another scope.
+ */
+int snapshot_find(struct ns *ns, const char *target, const char *name, struct snapshot *ret_s,
+        struct errmsg *em) MUST_CHECK;
+/* An image in a snapshot of this name, whatever its scope.  -ENOENT with em. */
+int snapshot_find_image(struct ns *ns, const struct target *t, const char *name,
+        struct snapshot *ret_s, struct snapshot_image *ret_si, struct errmsg *em) MUST_CHECK;
+/* -EUCLEAN and others, that are no -ENOENT, with em. */
+int snapshot_read_failed(int r, struct errmsg *em);
+
+/* --- capture.c --- */
+struct capture {
+	struct manager *m;
+	const struct filter_caller *who;
+	const char *action; /* of the audit entry */
+	struct snapshot s;  /* n_images of them; holders owned, json NULL */
+	char target[FILTER_PATH_MAX];
+	struct snapshot_ref *refs; /* owned; in order of inode */
+	char **paths;              /* owned */
+};
+/* Numbers, and paths of the images; inos sorted.  Outside the gate. */
+int capture_init(struct capture *c, struct manager *m, const struct filter_caller *who,
+        const struct target *t, const char *name, const uint64_t *inos, size_t n,
+        struct errmsg *em) MUST_CHECK;
+void capture_release(struct capture *c);
+/* Gate closed, manager.record_lock held: all rows, and the audit entry. */
+int capture_rows(struct capture *c) MUST_CHECK;
+
+/* Rows ATTACHMENT and FILTER_STATE of one owner; read outside the gate, put inside. */
+struct owned_row {
+	enum record_table table;
+	uint64_t id;
+	void *value; /* owned */
+	size_t len;
+};
+struct owned_rows {
+	struct owned_row *items; /* owned */
+	size_t n, cap;
+};
+int owned_rows_read(
+        struct ns *ns, uint64_t owner, enum record_table table, struct owned_rows *rows) MUST_CHECK;
+/* Inside the gate. */
+int owned_rows_put(struct ns *ns, uint64_t owner, const struct owned_rows *rows) MUST_CHECK;
+int owned_rows_del(struct ns *ns, uint64_t owner, const struct owned_rows *rows) MUST_CHECK;
+void owned_rows_release(struct owned_rows *rows);
+
+/* --- instant.c --- */
+/*
+ * Runs work() on a thread of its own, with the requests of all those of n images that are open
+ * drained and their stages told; they go on once instant_reached() is called in work(), or it ends.
+ * Then waits for its end, and returns its result.  manager.lock held.
+ */
+struct instant;
+typedef int instant_work_fn(void *arg, struct instant *in, struct errmsg *em);
+int instant_run(struct manager *m, const uint64_t *inos, size_t n, enum stage_event_kind kind,
+        instant_work_fn *work, void *arg, struct errmsg *em) MUST_CHECK;
+/* In work(), on any thread: the guests may go on. */
+void instant_reached(struct instant *in);
+
+/* --- create.c --- */
+/* Neither the scope nor one of these images (sorted) has a snapshot of that name.  -EEXIST. */
+int snapshot_name_free(struct ns *ns, uint64_t scope, const char *name, const uint64_t *inos,
+        size_t n, struct errmsg *em) MUST_CHECK;
+/* None of them is being moved to another crypto domain.  -EBUSY. */
+int snapshot_domains_settled(
+        struct ns *ns, const uint64_t *inos, size_t n, struct errmsg *em) MUST_CHECK;
+/* manager.lock held: a snapshot of these images (sorted), by that name. */
+int snapshot_take(struct manager *m, const struct filter_caller *who, const struct target *t,
+        const char *name, const uint64_t *inos, size_t n, const char *action, json_t **ret_json,
+        struct errmsg *em) MUST_CHECK;
+/* "the disk is full" and so on, of what the engine returned. */
+int snapshot_failed(const char *what, const char *target, int r, struct errmsg *em);
