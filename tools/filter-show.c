@@ -60,6 +60,7 @@ static const char *capability_text(const char *name)
 	        {"needs force", "attaches with --force only"},
 	        {"single", "once an image"},
 	        {"implicit", "every image has it"},
+	        {"sees reads", "what the kernel has cached is read again"},
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(texts); i++)

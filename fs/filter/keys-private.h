@@ -55,6 +55,8 @@ struct keys_env {
 	/* Is this image open, or at work in the background?  Inside the lock. */
 	bool (*image_open)(void *arg, uint64_t ino);
 	void (*path_of)(void *arg, uint64_t ino, char *buf, size_t cap);
+	/* Nothing held: nothing of this image stays in the kernel's page cache. */
+	void (*forget_pages)(void *arg, uint64_t ino);
 	/* Inside the lock: change_domain of manager-private.h. */
 	int (*move)(void *arg, const struct filter_caller *who, uint64_t ino, uint32_t from,
 	        uint32_t to, struct errmsg *em);

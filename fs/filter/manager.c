@@ -202,6 +202,18 @@ void manager_free(struct manager *m)
 	free(m);
 }
 
+void manager_set_invalidate(struct manager *m, manager_invalidate_fn *fn, void *arg)
+{
+	m->invalidate = fn;
+	m->invalidate_arg = arg;
+}
+
+void manager_forget_pages(struct manager *m, uint64_t ino)
+{
+	if (m->invalidate)
+		m->invalidate(m->invalidate_arg, ino, NULL);
+}
+
 /* --- status --- */
 
 struct unopenable_list {

@@ -50,8 +50,11 @@ run 0 "$WEIR" key unlock mnt vms --passphrase-file - <pass
 run 0 "$WEIR" key lock mnt vms
 run 0 "$WEIR" key unlock mnt vms --recovery --passphrase-file recovery
 run 0 "$WEIR" key lock mnt vms
-sed 's/.$/x/' recovery >typo
-cmp -s recovery typo && sed 's/.$/y/' recovery >typo
+# Another last digit: letters count the same in either case.
+case $(tail -c 2 recovery) in
+[xX]) sed 's/.$/Y/' recovery >typo ;;
+*) sed 's/.$/X/' recovery >typo ;;
+esac
 run 8 "$WEIR" key unlock mnt vms --recovery --passphrase-file typo
 run 0 "$WEIR" key unlock mnt vms --key-file one.key
 ok "each slot opens the key, and nothing else does"
@@ -75,7 +78,7 @@ ok "rotation keeps the slot whose secret was given"
 on_terminal()
 {
 	python3 - "$@" >out <<'PY'
-import os, pty, select, sys
+import os, pty, re, select, sys
 answers = open(sys.argv[1]).read().split("\n")
 pid, fd = pty.fork()
 if pid == 0:
@@ -92,7 +95,7 @@ while True:
         break
     shown += data
     asked += data
-    if asked.endswith(b": "):
+    if re.search(rb"(passphrase|recovery key) of [^\n]*: $", asked):
         asked = b""
         answer = answers.pop(0)
         os.write(fd, b"\x03" if answer == "^C" else answer.encode() + b"\n")
