@@ -198,10 +198,13 @@ int key_remove(struct keys *k, const struct filter_caller *who, const char *name
         struct errmsg *em) MUST_CHECK;
 int key_delete(struct keys *k, const struct filter_caller *who, const char *name,
         struct errmsg *em) MUST_CHECK;
-/* wait: until all images are in the new domain. */
+/*
+ * Each secret opens a slot of the key now, and opens it afterwards; the other slots are dropped.
+ * n: 1..KEYS_SLOTS_MAX.  wait: until all images are in the new domain.
+ */
 int key_rotate(struct keys *k, const struct filter_caller *who, const char *name,
-        const struct secret *s, bool wait, gc_progress_fn *fn, void *fn_arg, json_t **ret_json,
-        struct errmsg *em) MUST_CHECK;
+        const struct secret *secrets, unsigned n, bool wait, gc_progress_fn *fn, void *fn_arg,
+        json_t **ret_json, struct errmsg *em) MUST_CHECK;
 /* A domain that a key is rotated from: gone, if nothing needs it any more.  With op_lock held. */
 int key_domain_settle(struct keys *k, uint32_t domain) MUST_CHECK;
 /* Goes on with a rotation that was cut off: images still in old domains are moved.  op_lock held. */

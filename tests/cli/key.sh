@@ -74,6 +74,20 @@ refused 8 "does not open" "$WEIR" key unlock mnt vms --passphrase-file pass
 run 0 "$WEIR" key add mnt vms --key-file two.key --new-passphrase-file pass
 ok "rotation keeps the slot whose secret was given"
 
+run 0 "$WEIR" key recovery mnt vms --key-file two.key
+mv out recovery2
+refused 16 "give one secret" "$WEIR" key unlock mnt vms --key-file two.key --passphrase-file pass
+refused 8 "this passphrase does not open" "$WEIR" key rotate mnt vms --key-file two.key --passphrase-file one.key
+run 0 "$WEIR" key rotate mnt vms --key-file two.key --passphrase-file pass --recovery --passphrase-file recovery2 --wait
+says_not out "does not open it"
+run 0 "$WEIR" key unlock mnt vms --passphrase-file pass
+run 0 "$WEIR" key unlock mnt vms --recovery --passphrase-file recovery2
+run 0 "$WEIR" key unlock mnt vms --key-file two.key
+run 0 "$WEIR" key list mnt --json
+slot=$(jq -r '.keys[0].slots[] | select(.kind == "recovery") | .slot' out)
+run 0 "$WEIR" key remove mnt vms "$slot"
+ok "rotation keeps every slot whose secret is given"
+
 # on_terminal ANSWERS COMMAND...: each prompt gets the next line of the file; what it shows is in ./out
 on_terminal()
 {
@@ -148,7 +162,7 @@ refused 8 "there is no key" "$WEIR" key lock mnt vms
 run 0 "$WEIR" umount mnt
 
 # Nothing of a secret, raw or as text, in anything that was stored or said.
-python3 - one.key two.key pass recovery <<'PY' || fail "a secret is in the datastore"
+python3 - one.key two.key pass recovery recovery2 <<'PY' || fail "a secret is in the datastore"
 import base64, os, sys
 secrets = []
 for name in sys.argv[1:]:

@@ -348,7 +348,7 @@ static inline int rotate(
         struct world *w, const char *what, bool wait, json_t **ret_json, struct errmsg *em)
 {
 	struct secret s = file_secret(what);
-	const int r = key_rotate(w->k, &root, "k", &s, wait, NULL, NULL, ret_json, em);
+	const int r = key_rotate(w->k, &root, "k", &s, 1, wait, NULL, NULL, ret_json, em);
 
 	secret_release(&s);
 	return r;
