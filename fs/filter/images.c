@@ -417,6 +417,10 @@ static int inherit_row(void *arg, uint64_t owner, uint64_t link, const void *val
  * The directory's rows are read inside the gate, in the section that puts the new name: a change of
  * the directory is flushed before it counts, which waits for all such sections.  So whoever lists the
  * directory after the change finds everything that was made with the stack from before.
+ *
+ * A read of meta.db inside the gate: measured, 1 us where the directory has no filters, 10 us where it
+ * has two, whose rows are put for the new inode.  What could take longer is a disk, so the rows are
+ * read once before the gate as well (hook_inherit_soon): then their pages are in memory.
  */
 static int hook_inherit(void *arg, uint64_t dir, uint64_t ino)
 {
@@ -424,6 +428,19 @@ static int hook_inherit(void *arg, uint64_t dir, uint64_t ino)
 	struct inheriting in = {m, ino};
 
 	return ns_record_each(m->ds->ns, RECORD_ATTACHMENT, dir, 0, inherit_row, &in);
+}
+
+static int ignore_row(void *arg, uint64_t owner, uint64_t link, const void *value, size_t len)
+{
+	return 0;
+}
+
+static void hook_inherit_soon(void *arg, uint64_t dir)
+{
+	const struct manager *m = arg;
+
+	/* What fails here fails in the gate again, and is answered there. */
+	(void)!ns_record_each(m->ds->ns, RECORD_ATTACHMENT, dir, 0, ignore_row, NULL);
 }
 
 static bool hook_read_only(void *arg, uint64_t ino)
@@ -472,6 +489,7 @@ struct vfs_filters manager_filters(struct manager *m)
 	        .arg = m,
 	        .open = hook_open,
 	        .close = hook_close,
+	        .inherit_soon = hook_inherit_soon,
 	        .inherit = hook_inherit,
 	        .collect = hook_collect,
 	        .read_only = hook_read_only,

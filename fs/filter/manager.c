@@ -29,6 +29,7 @@ static int begin(struct manager *m, bool anyway, struct errmsg *em)
 	if (r < 0)
 		return errmsg_set(em, r, "cannot change anything: %s", strerror(-r));
 	pthread_mutex_lock(&m->record_lock);
+	audit_warm(m->ds->ns);
 	store_enter(m->ds->store);
 	return 0;
 }
