@@ -37,6 +37,8 @@ struct cmd_option {
 	const char *help; /* NULL: accepted, not listed */
 };
 
+extern const struct cmd_option cmd_json_option[]; /* of commands that have --json and no other */
+
 struct command {
 	/* "create", or the name of the program: "mount.weir", or of one of a group: "filter list" */
 	const char *name;

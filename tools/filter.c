@@ -46,6 +46,14 @@ int filter_options_read(
 	return 0;
 }
 
+int filter_args_read(const struct command *cmd, int argc, char **argv, const char *const *names,
+        int min, int max, struct filter_options *ret_opt)
+{
+	const int code = filter_options_read(cmd, argc, argv, ret_opt);
+
+	return code ? code : cmd_args_check(cmd, argc, argv, names, min, max);
+}
+
 static int call_fill(void *arg, const struct target *t, json_t *request)
 {
 	struct filter_call *c = arg;

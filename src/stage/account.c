@@ -232,19 +232,12 @@ static void account_link(struct pipeline *p, struct stage_link *l, struct stage_
 
 int pipeline_account(struct pipeline *p, uint64_t link, struct stage_account *ret_account)
 {
-	int r = -ENOENT;
-
 	pthread_mutex_lock(&p->control);
-	const struct pipeline_version *v = atomic_load(&p->version);
-	if (link == 0) {
+	struct stage_link *l = link ? pipeline_link(p, link) : NULL;
+	if (l)
+		account_link(p, l, ret_account);
+	else if (link == 0)
 		account_whole(p, ret_account);
-		r = 0;
-	}
-	for (unsigned i = 0; i < v->n && r < 0; i++)
-		if (v->links[i]->id == link) {
-			account_link(p, v->links[i], ret_account);
-			r = 0;
-		}
 	pthread_mutex_unlock(&p->control);
-	return r;
+	return l || link == 0 ? 0 : -ENOENT;
 }

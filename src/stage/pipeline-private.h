@@ -170,6 +170,9 @@ struct pipeline {
 	struct latency whole;
 };
 
+/* pipeline.c; under control.  NULL: it is not in the stack. */
+struct stage_link *pipeline_link(struct pipeline *p, uint64_t link);
+
 /* --- gate.c --- */
 unsigned gate_shard(void); /* of this thread */
 /* Waits while shut; sets version, shard. */

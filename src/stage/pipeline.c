@@ -93,8 +93,7 @@ void pipeline_close(struct pipeline *p)
 	pipeline_release(p);
 }
 
-/* Under control. */
-static struct stage_link *find(struct pipeline *p, uint64_t link)
+struct stage_link *pipeline_link(struct pipeline *p, uint64_t link)
 {
 	const struct pipeline_version *v = atomic_load(&p->version);
 
@@ -136,7 +135,7 @@ int pipeline_action(struct pipeline *p, uint64_t link, const char *action, const
         unsigned n_args, char **ret_json, struct errmsg *em)
 {
 	pthread_mutex_lock(&p->control);
-	struct stage_link *l = find(p, link);
+	struct stage_link *l = pipeline_link(p, link);
 	int r;
 	if (!l)
 		r = not_attached(link, em);
@@ -153,7 +152,7 @@ int pipeline_action(struct pipeline *p, uint64_t link, const char *action, const
 int pipeline_report(struct pipeline *p, uint64_t link, const struct stage_report *report)
 {
 	pthread_mutex_lock(&p->control);
-	struct stage_link *l = find(p, link);
+	struct stage_link *l = pipeline_link(p, link);
 	if (l && l->type->report)
 		l->type->report(l->stage, report);
 	pthread_mutex_unlock(&p->control);
