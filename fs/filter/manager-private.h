@@ -54,6 +54,7 @@ struct filter_image {
 
 	pthread_mutex_t notes_lock; /* guards what follows */
 	char reason[ERRMSG_LEN];    /* why it did not open; "": it did, or nobody tried */
+	bool locked;                /* that was its key */
 	struct link_note notes[STACK_LINKS_MAX];
 	unsigned next_note;
 };

@@ -54,6 +54,8 @@ run 0 "$WEIR" status ds --json
 echo plain >mnt/other && [ "$(cat mnt/other)" = plain ] || fail "other files are affected"
 run 0 "$WEIR" key unlock mnt vms --key-file one.key
 says out "2 images"
+run 0 "$WEIR" status ds --json
+[ "$(jq -c .unopenable out)" = '[]' ] || fail "unlocked, and the status says: $(jq -c .unopenable out)"
 cmp data mnt/before || fail "differs after unlocking"
 ok "a locked image is visible and does not open, others do"
 
