@@ -36,6 +36,7 @@ const struct command *const commands[] = {
         NULL,
 };
 
+const struct cmd_option cmd_no_options[] = {{0}};
 const struct cmd_option cmd_json_option[] = {
         {'j', "json", NULL, "print JSON"},
         {0},

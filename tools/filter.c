@@ -195,12 +195,10 @@ static const struct command *const filter_commands[] = {
         NULL,
 };
 
-static const struct cmd_option no_options[] = {{0}};
-
 const struct command cmd_filter = {
         .name = "filter",
         .synopsis = "COMMAND ...",
         .summary = "Show and change the filter stacks of images and directories",
-        .options = no_options,
+        .options = cmd_no_options,
         .group = filter_commands,
 };

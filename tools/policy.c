@@ -178,12 +178,10 @@ static const struct command *const policy_commands[] = {
         NULL,
 };
 
-static const struct cmd_option no_options[] = {{0}};
-
 const struct command cmd_policy = {
         .name = "policy",
         .synopsis = "COMMAND ...",
         .summary = "Save stacks of filters under names, and apply them",
-        .options = no_options,
+        .options = cmd_no_options,
         .group = policy_commands,
 };
