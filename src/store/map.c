@@ -376,7 +376,7 @@ static int find_once(struct map *m, unsigned level, uint32_t index, bool keep,
 
 		if (r == -EIO)
 			damage_log(m, &at, key);
-		if (r == -ENOKEY)
+		if (r == -EIO || r == -ENOKEY)
 			*ret_found = at;
 		if (r < 0)
 			return r;
@@ -548,11 +548,12 @@ static int visit_locked(struct map_visit *v, uint32_t index, const struct map_fo
 	return 0;
 }
 
-static int visit_damage(struct map_visit *v, unsigned level, uint32_t index, int error)
+static int visit_damage(struct map_visit *v, unsigned level, uint32_t index, uint64_t id, int error)
 {
 	if (error != -EIO)
 		return error;
 	v->error = error;
+	v->lost = id;
 	if (!v->leaf)
 		return 0;
 	return error_only(v->leaf(v->arg, (uint64_t)index << LEAF_SHIFT * (level + 1), NULL));
@@ -572,11 +573,11 @@ int map_visit(struct map_visit *v, unsigned level, uint32_t index, uint64_t id)
 		return error_only(r);
 	if (level == 0 && !v->leaf && !v->read)
 		return 0;
-	r = map_visit_load(v->m, level, index, id, &found, &body);
+	r = id == v->lost ? -EIO : map_visit_load(v->m, level, index, id, &found, &body);
 	if (r == -ENOKEY)
 		return visit_locked(v, index, &found, &body);
 	if (r < 0)
-		return visit_damage(v, level, index, r);
+		return visit_damage(v, level, index, id, r);
 	if (map_is_marker(found.id))
 		return found.id ? visit_zeros(v, level, index) : 0;
 	if (v->read)
