@@ -122,6 +122,17 @@ static int snapshot_row_get(struct maps *ms, uint64_t image, struct image_row *r
 	return r;
 }
 
+int map_root_check(const struct image_row *row)
+{
+	const bool valid = map_is_marker(row->root) || row->root <= MAP_NODE_MAX;
+
+	if (valid && row->height <= MAP_LEVELS && !(row->root && !row->height))
+		return 0;
+	log_error("image %" PRIu64 ": its row is not valid (root %" PRIu64 ", height %" PRIu32 ")",
+	        row->image, row->root, row->height);
+	return -EIO;
+}
+
 /* Reads the image's row, or makes an empty one.  What a row says is checked like any other bytes.
  */
 static int row_get(struct maps *ms, uint64_t image, struct image_row *ret_row)
@@ -137,16 +148,14 @@ static int row_get(struct maps *ms, uint64_t image, struct image_row *ret_row)
 	}
 	if (r < 0)
 		return r;
-	const bool root_valid = map_is_marker(row.root) || row.root <= MAP_NODE_MAX;
-	if (row.image != image || row.height > MAP_LEVELS || !root_valid ||
-	        (row.root && !row.height)) {
-		log_error("image %" PRIu64 ": its row is not valid (root %" PRIu64
-		          ", height %" PRIu32 ")",
-		        image, row.root, row.height);
+	if (row.image != image) {
+		log_error("image %" PRIu64 ": its row is that of %" PRIu64, image, row.image);
 		return -EIO;
 	}
-	*ret_row = row;
-	return 0;
+	r = map_root_check(&row);
+	if (r == 0)
+		*ret_row = row;
+	return r;
 }
 
 static int map_create(struct maps *ms, uint64_t image, struct map **ret_map)

@@ -75,6 +75,8 @@ int map_open(struct maps *ms, uint64_t image, struct map **ret_map) MUST_CHECK;
  * map_open is a snapshot's (-ENOENT: there is none).
  */
 int map_open_root(struct maps *ms, const struct image_row *root, struct map **ret_map) MUST_CHECK;
+/* A row's root and height, as read from somewhere, can be those of a tree; else -EIO, logged. */
+int map_root_check(const struct image_row *row) MUST_CHECK;
 void map_close(struct map *m); /* accepts NULL */
 /* Copies the counters and root as they are now (uncommitted changes included). */
 void map_row(struct map *m, struct image_row *ret_row);

@@ -300,6 +300,79 @@ static void test_rows_and_errors(void **state)
 	bed_free(&b);
 }
 
+/* Ids that are none, or of the wrong kind: nothing is done. */
+static void test_hostile_ids(void **state)
+{
+	static const struct snapshot_ref refs[] = {{11, 0}, {0, IMG}, {12, SNAPSHOT_BIT | 11},
+	        {SNAPSHOT_ID_MAX + 1, IMG}, {12, UINT64_MAX}};
+	static const struct rollback_ref backs[] = {
+	        {0, 11}, {IMG, 0}, {SNAPSHOT_BIT | 11, 11}, {IMG, SNAPSHOT_ID_MAX + 1}};
+	static const struct clone_ref clones[] = {{0, 20, 0}, {IMG, 0, 0},
+	        {IMG, SNAPSHOT_BIT | 12, 0}, {SNAPSHOT_BIT, 20, 0}, {IMG, IMG, 0}};
+	static const uint64_t none = 0;
+	struct snapshot_row row;
+	struct bed b;
+
+	(void)state;
+	bed_make(&b);
+	bed_open(&b);
+	write_to(&b, IMG, 0, MIB, 1);
+	assert_int_equal(snapshot(&b, 11, IMG), 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(refs); i++)
+		assert_int_equal(store_snapshot_create(b.store, &refs[i], 1, NULL, NULL), -EINVAL);
+	for (unsigned i = 0; i < ARRAY_SIZE(backs); i++)
+		assert_int_equal(
+		        store_snapshot_rollback(b.store, &backs[i], 1, NULL, NULL), -EINVAL);
+	for (unsigned i = 0; i < ARRAY_SIZE(clones); i++)
+		assert_int_equal(store_clone(b.store, &clones[i], 1, NULL, NULL), -EINVAL);
+	assert_int_equal(store_snapshot_delete(b.store, &none, 1, NULL, NULL), -EINVAL);
+	assert_int_equal(store_snapshot_get(b.store, 11, &row), 0);
+	expect(&b, IMG, 0, MIB, 1);
+	expect(&b, snapshot_image(11), 0, MIB, 1);
+	bed_free(&b);
+}
+
+/* No image ends with content of another domain than its policy names. */
+static void test_domains_are_compared(void **state)
+{
+	const struct clone_ref into_sealed = {IMG, BED_SEALED, 1},
+	                       lie = {snapshot_image(11), 20, 1};
+	const struct image_policy sealed = {.domain = 1};
+	const uint8_t key[SEAL_KEY_LEN] = "key";
+	struct rows rows = {.text = "one"};
+	struct bed b;
+
+	(void)state;
+	bed_make(&b);
+	bed_open(&b);
+	assert_int_equal(keyring_add(b.store->keyring, 1, key), 0);
+	rows.store = b.store;
+	write_to(&b, IMG, 0, MIB, 1);
+	assert_int_equal(snapshot(&b, 11, IMG), 0);
+	assert_int_equal(store_clone(b.store, &into_sealed, 1, append_rows, &rows), -EXDEV);
+	assert_int_equal(store_clone(b.store, &lie, 1, append_rows, &rows), -EXDEV);
+	assert_int_equal(rows.calls, 0); /* nothing is recorded of what is not done */
+	struct image *img = bed_image(&b, IMG), *dst = bed_image(&b, 9);
+	store_enter(b.store);
+	store_policy_set(img, &sealed);
+	store_leave(b.store);
+	assert_int_equal(rollback(&b, IMG, 11), -EXDEV);
+	assert_int_equal(store_clone_into(img, dst, NULL, NULL), -EXDEV);
+	assert_int_equal(clone_of(&b, IMG, 20), -EXDEV);
+	/* Both policies name it, but not all of the content is there yet. */
+	const uint32_t left = 0;
+	store_enter(b.store);
+	store_policy_set(dst, &sealed);
+	store_leave(b.store);
+	store_leaving(b.store, &left, 1, false);
+	assert_int_equal(store_clone_into(img, dst, NULL, NULL), -EAGAIN);
+	bed_expect(img, 0, MIB, 1);
+	bed_expect(dst, 0, MIB, 0);
+	store_image_close(img);
+	store_image_close(dst);
+	bed_free(&b);
+}
+
 /* However often the commit fails, and whatever of the transaction had been done. */
 static void test_failed_commits(void **state)
 {
@@ -538,6 +611,8 @@ int main(void)
 	        cmocka_unit_test(test_clone_into_open_image),
 	        cmocka_unit_test(test_handles_are_for_reading),
 	        cmocka_unit_test(test_rows_and_errors),
+	        cmocka_unit_test(test_hostile_ids),
+	        cmocka_unit_test(test_domains_are_compared),
 	        cmocka_unit_test(test_failed_commits),
 	        cmocka_unit_test(test_diff),
 	        cmocka_unit_test(test_usage),
