@@ -58,6 +58,7 @@ bool txg_map_lost(const struct store *s)
 static void freeze(struct store *s)
 {
 	snap_prepare(s);
+	const uint64_t start_ns = clock_now_ns();
 	pthread_rwlock_wrlock(&s->gate);
 	const uint64_t open = atomic_load(&s->txg_open);
 	struct group *grp = &s->groups[open & 1];
@@ -72,7 +73,10 @@ static void freeze(struct store *s)
 		ilog_head(s->log, &grp->log_off, &grp->log_seq);
 	atomic_store(&s->txg_open, open + 1);
 	pthread_rwlock_unlock(&s->gate);
-	atomic_store(&s->frozen_at_ns, clock_now_ns());
+	const uint64_t end_ns = clock_now_ns();
+	atomic_store(&s->frozen_at_ns, end_ns);
+	atomic_store(&s->count.last_freeze_ns, end_ns - start_ns);
+	atomic_store(&s->count.max_freeze_ns, MAX(s->count.max_freeze_ns, end_ns - start_ns));
 }
 
 /* --- store and map --- */
