@@ -22,6 +22,11 @@
  * begin until dbvfs_scrub() has made those frames unreadable. The scrub is repeated as a whole
  * (write, cut, sync), never only its sync.
  *
+ * Recovery.  What it takes from the WAL may be in the page cache alone, when the process was killed and the
+ * machine was not; what it does not take lies behind, of the transaction that was cut off.  Both are
+ * settled before the next transaction begins (dbvfs_settle): else a power cut in that one leaves two
+ * transactions that were never synced, and walcheck.c could not tell that from damage.
+ *
  * Names.  The directory is synced before the first sync of a file is reported as done: also when
  * the file was found there, since whoever made it may have died before making its name durable.
  * meta_open() does it at once, so that a directory which cannot be synced is a failed open.
@@ -454,6 +459,21 @@ int dbvfs_scrub(struct dbvfs *v)
 	v->wal_failed = false;
 	pthread_mutex_unlock(&v->lock);
 	return 0;
+}
+
+int dbvfs_settle(struct dbvfs *v)
+{
+	uint32_t frames = 0;
+	uint64_t size = 0;
+	int r = v->wal ? io_size(v->wal, &size) : 0;
+
+	if (r < 0 || size == 0)
+		return r;
+	r = dbvfs_wal_frames(v, &frames);
+	if (r < 0)
+		return r;
+	const uint64_t end = frames ? WAL_HEADER_LEN + (uint64_t)frames * WAL_FRAME_LEN : 0;
+	return size > end ? dbvfs_scrub(v) : io_sync(v->wal);
 }
 
 /* --- the VFS --- */

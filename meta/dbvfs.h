@@ -42,6 +42,11 @@ bool dbvfs_wal_failed(struct dbvfs *v);
  * transaction, while a connection is open.
  */
 int dbvfs_scrub(struct dbvfs *v) MUST_CHECK;
+/*
+ * After recovery, before the first transaction: what recovery took is made durable, what it left is
+ * cut.  By the writer's thread.
+ */
+int dbvfs_settle(struct dbvfs *v) MUST_CHECK;
 
 /* While on, what is cut off the WAL is overwritten with zeros first, durably. */
 void dbvfs_wipe_mode(struct dbvfs *v, bool on);

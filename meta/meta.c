@@ -218,10 +218,17 @@ static int check_version(struct metadb *m, struct db *d, struct errmsg *em)
 
 static int open_writer(struct metadb *m, struct errmsg *em)
 {
+	unsigned version;
 	int r = metadb_writer(m);
 
 	if (r < 0)
 		return errmsg_set(em, r, "cannot open '%s': %s", META_NAME, strerror(-r));
+	r = migrate_version(m->writer, &version, em); /* the first to read: SQLite recovers */
+	if (r < 0)
+		return r;
+	r = dbvfs_settle(m->vfs);
+	if (r < 0)
+		return errmsg_set(em, r, "cannot settle '%s-wal': %s", META_NAME, strerror(-r));
 	r = check_version(m, m->writer, em);
 	if (r < 0)
 		return r;

@@ -8,7 +8,8 @@
  *
  * Each frame's checksum continues from the one stored in the frame before, so frames behind a bad
  * one can still be verified, from the stored value.  A transaction's frames are synced before the
- * next transaction writes any, and failed ones are scrubbed (dbvfs.c): a crash damages frames of
+ * next transaction writes any, by whoever finds them if not by whoever wrote them; failed ones and those of
+ * a transaction cut off are scrubbed (dbvfs.c): a crash damages frames of
  * the last transaction only, and at most one commit frame stands at or behind the first bad frame.
  * Two mean that the first of them had been synced: damage.  (What cannot be told apart, damage
  * within the very last transaction, is treated as the crash it looks like.)

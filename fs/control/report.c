@@ -216,15 +216,17 @@ static json_t *activity_json(const struct store_stats *st)
 {
 	return json_pack(
 	        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-	        "s:I, s:b, s:b}",
+	        "s:I, s:I, s:I, s:b, s:b}",
 	        "written_bytes", (json_int_t)st->written_bytes, "read_bytes",
 	        (json_int_t)st->read_bytes, "flushes", (json_int_t)st->flushes, "commits",
 	        (json_int_t)st->txg_commits, "commit_failures", (json_int_t)st->txg_failures,
-	        "cache_hits", (json_int_t)st->cache_hits, "cache_misses",
-	        (json_int_t)st->cache_misses, "dedupe_hits", (json_int_t)st->dedupe_hits,
-	        "chunks_new", (json_int_t)st->chunks_new, "chunks_zero",
-	        (json_int_t)st->chunks_zero, "chunks_raw", (json_int_t)st->chunks_raw,
-	        "compressed_in_bytes", (json_int_t)st->compressed_in_bytes, "compressed_out_bytes",
+	        "last_freeze_ns", (json_int_t)st->last_freeze_ns, "max_freeze_ns",
+	        (json_int_t)st->max_freeze_ns, "cache_hits", (json_int_t)st->cache_hits,
+	        "cache_misses", (json_int_t)st->cache_misses, "dedupe_hits",
+	        (json_int_t)st->dedupe_hits, "chunks_new", (json_int_t)st->chunks_new,
+	        "chunks_zero", (json_int_t)st->chunks_zero, "chunks_raw",
+	        (json_int_t)st->chunks_raw, "compressed_in_bytes",
+	        (json_int_t)st->compressed_in_bytes, "compressed_out_bytes",
 	        (json_int_t)st->compressed_out_bytes, "damaged_reads",
 	        (json_int_t)st->damaged_reads, "healed_chunks", (json_int_t)st->healed_chunks,
 	        "index_entries", (json_int_t)st->index_entries, "index_loading", st->index_loading,

@@ -179,8 +179,13 @@ static int rows_put(struct change *c)
 {
 	int r = 0;
 
-	for (unsigned i = 0; i < c->n && !r; i++)
+	for (unsigned i = 0; i < c->n && !r; i++) {
+		const struct job *job = &c->steps[i].job;
 		r = step_put(c, &c->steps[i]);
+		/* Before the policy says so: no whole-file copy may think that all is there already. */
+		if (!r && c->steps[i].job_row)
+			store_leaving(c->m->ds->store, job->from, job->n_from, true);
+	}
 	if (!r)
 		policy_put(c, c->next);
 	return r;

@@ -86,11 +86,16 @@ static int clone_instant(void *arg)
 static int clone_content(void *arg, uint64_t ino, int (*rows)(void *rows_arg), void *rows_arg)
 {
 	struct cloning *c = arg;
-	const struct clone_ref ref = {.source = c->source, .image = ino};
+	struct clone_ref ref = {.source = c->source, .image = ino};
 	struct clone_rows cr = {c, rows, rows_arg};
+	struct image_policy policy; /* the clone's rows are copies of the source's */
+	int r = manager_policy(c->m->ds->ns, c->source, &policy);
 
+	if (r < 0)
+		return r;
+	ref.domain = policy.domain;
 	pthread_mutex_lock(&c->m->record_lock);
-	const int r = store_clone(c->m->ds->store, &ref, 1, clone_instant, &cr);
+	r = store_clone(c->m->ds->store, &ref, 1, clone_instant, &cr);
 	pthread_mutex_unlock(&c->m->record_lock);
 	return r;
 }
@@ -146,7 +151,11 @@ static int source_find(struct cloning *c, const struct snapshot_request *rq, str
 	if (r < 0)
 		return r;
 	c->source = t.ino;
-	if (rq->name) {
+	if (!rq->name) {
+		r = snapshot_domains_settled(ns, &t.ino, 1, em);
+		if (r < 0)
+			return r;
+	} else {
 		r = snapshot_find_image(ns, &t, rq->name, &s, &si, em);
 		if (r < 0)
 			return r;

@@ -37,11 +37,12 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "store/nodeset.h"
 #include "store/slotset.h"
 #include "store/store-priv.h"
 
 #define PASS_SEGMENTS   65536u
-#define NODES_MAX       (512ull << 20) /* bits in the set of nodes: 64 MiB */
+#define NODES_BYTES_MAX (64u << 20)
 #define REWRITE_PERCENT 65u
 /* Rewritten bytes between two commits: how much space a collection takes before it gives any. */
 #define REWRITE_BATCH_BYTES (64ull << 20)
@@ -54,15 +55,21 @@
 struct gc_marks {
 	struct slotset set;
 	_Atomic bool sweeping; /* unmarked slots may not be shared any more */
-	uint64_t *nodes; /* one bit a node id below n_nodes: reached; NULL after the first pass */
-	uint64_t *seen;  /* the same: its content was told; NULL: there are too many */
+	/*
+	 * The collector's: of nodes below n_nodes, REACHED and SEEN (its content was told).  One that is not in
+	 * it for want of room may be walked again, and is not deleted.
+	 */
+	struct nodeset nodes;
 	uint64_t n_nodes;
+	bool sweep_nodes; /* the first pass */
 	pthread_mutex_t roots_lock;
 	struct image_row *roots; /* roots_lock, owned: copied since the walk began, to be walked */
 	size_t n_roots, roots_cap;
 	bool roots_lost, roots_end; /* roots_lock: no memory for one; no more are needed */
 	uint64_t linger_txg;        /* marks_lock; see end_marks(); 0: the pass is not over */
 };
+
+enum { REACHED, SEEN }; /* planes of gc_marks.nodes */
 
 /* What cannot be looked into in this pass: segments of these domains are left alone. */
 #define LOCKED_MAX 64u
@@ -86,13 +93,17 @@ struct pass {
 
 /* --- the barrier --- */
 
+static void mark_at(struct gc_marks *m, long i, uint64_t loc)
+{
+	if (i >= 0 && loc_slot(loc) < SEGMENT_SLOTS)
+		slotset_set(&m->set, i, loc_slot(loc));
+}
+
 static void mark(struct gc_marks *m, uint64_t entry)
 {
 	const uint64_t loc = entry_loc(entry);
-	const long i = slotset_find(&m->set, loc_segment(loc));
 
-	if (i >= 0 && loc_slot(loc) < SEGMENT_SLOTS)
-		slotset_set(&m->set, i, loc_slot(loc));
+	mark_at(m, slotset_find(&m->set, loc_segment(loc)), loc);
 }
 
 void gc_mark_entry(struct store *s, uint64_t entry)
@@ -166,21 +177,16 @@ static int locked_leaf(void *arg, uint64_t first_chunk, uint32_t domain, bool fo
 
 /* --- mark --- */
 
-static void bit_set(uint64_t *bits, uint64_t i)
-{
-	if (bits)
-		bits[i / 64] |= 1ull << (i % 64);
-}
-
 static int mark_node(void *arg, uint64_t node, unsigned level)
 {
 	struct pass *p = arg;
 	struct gc_marks *m = p->marks;
 
+	(void)level;
 	if (node >= m->n_nodes)
 		return 0;
-	bit_set(m->nodes, node);
-	return m->seen && m->seen[node / 64] >> (node % 64) & 1;
+	nodeset_set(&m->nodes, REACHED, node);
+	return nodeset_test(&m->nodes, SEEN, node);
 }
 
 static void seen_node(void *arg, uint64_t node)
@@ -189,21 +195,31 @@ static void seen_node(void *arg, uint64_t node)
 
 	if (node >= m->n_nodes)
 		return;
-	bit_set(m->nodes, node);
-	bit_set(m->seen, node);
+	nodeset_set(&m->nodes, REACHED, node);
+	nodeset_set(&m->nodes, SEEN, node);
 }
 
 static int mark_leaf(void *arg, uint64_t first_chunk, const uint64_t *entries)
 {
 	struct pass *p = arg;
+	uint64_t segment = 0; /* neighbours mostly lie in one */
+	long at = -1;
 
+	(void)first_chunk;
 	if (!entries) {
 		p->damaged = true;
 		return 0;
 	}
-	for (unsigned i = 0; i < LEAF_CHUNKS; i++)
-		if (entry_state(entries[i]) == ENTRY_DATA)
-			mark(p->marks, entries[i]);
+	for (unsigned i = 0; i < LEAF_CHUNKS; i++) {
+		const uint64_t loc = entry_loc(entries[i]);
+		if (entry_state(entries[i]) != ENTRY_DATA)
+			continue;
+		if (loc_segment(loc) != segment) {
+			segment = loc_segment(loc);
+			at = slotset_find(&p->marks->set, segment);
+		}
+		mark_at(p->marks, at, loc);
+	}
 	return p->store->stopping ? -EINTR : 0;
 }
 
@@ -393,9 +409,11 @@ struct node_sweep {
 static int collect_node(void *arg, uint64_t id)
 {
 	struct node_sweep *ns = arg;
-	const uint64_t *nodes = ns->pass->marks->nodes;
+	const struct nodeset *nodes = &ns->pass->marks->nodes;
+	const uint64_t reached = nodeset_word(nodes, REACHED, id);
 
-	if (!(nodes[id / 64] >> (id % 64) & 1))
+	/* None of the 64 around it: perhaps there was no room for them. */
+	if (!(reached >> (id % 64) & 1) && (reached || !nodeset_full(nodes)))
 		ns->dead[ns->n++] = id;
 	return ns->n == NODE_BATCH;
 }
@@ -498,7 +516,7 @@ static int run_marked(struct pass *p)
 	r = commit(s);
 	if (r == 0)
 		r = sweep(p);
-	if (r == 0 && p->marks->nodes)
+	if (r == 0 && p->marks->sweep_nodes)
 		r = sweep_nodes(p);
 	return r;
 }
@@ -510,8 +528,7 @@ static void marks_free(struct gc_marks *m)
 	slotset_free(&m->set);
 	pthread_mutex_destroy(&m->roots_lock);
 	free(m->roots);
-	free(m->nodes);
-	free(m->seen);
+	nodeset_release(&m->nodes);
 	free(m);
 }
 
@@ -564,13 +581,11 @@ static int run_pass(struct pass *p, uint64_t after, uint64_t until, bool first, 
 		return r;
 	}
 	pthread_mutex_init(&m->roots_lock, NULL);
+	nodeset_init(&m->nodes, NODES_BYTES_MAX);
 	p->marks = m;
 	set_marks(s, m);
 	m->n_nodes = maps_next_node(s->maps);
-	if (m->n_nodes > 1 && m->n_nodes <= NODES_MAX) {
-		m->nodes = first ? calloc(DIV_UP(m->n_nodes, 64), sizeof(*m->nodes)) : NULL;
-		m->seen = calloc(DIV_UP(m->n_nodes, 64), sizeof(*m->seen));
-	}
+	m->sweep_nodes = first && m->n_nodes > 1;
 	r = run_marked(p);
 	end_marks(s, m, r < 0);
 	return r;

@@ -8,7 +8,7 @@
  *
  * To *own* a node is to have it in the cache, dirty, under an id that no snapshot refers to. Owning
  * a node which is not there (a hole, all zeros), is shared (born at or before the snapshot epoch)
- * or is lost (damaged, and about to be overwritten) gives it a new id, which its parent must be
+ * or is lost (damaged, and about to be overwritten or rebuilt) gives it a new id, which its parent must be
  * owned to take, and so on up to the row.  All parents are owned before the first value changes, so
  * a failure on the way leaves the tree as it was.
  *
@@ -130,6 +130,19 @@ static int own_parent(struct map *m, unsigned level, uint32_t index, struct node
 	return own(m, level + 1, index >> LEAF_SHIFT, false, ret_parent);
 }
 
+void map_rebuild(struct map *m, bool on)
+{
+	m->rebuild = on;
+}
+
+/* An inner node all of whose children are lost with the node of this id. */
+static void rebuild_content(struct node *n, uint64_t lost)
+{
+	n->body = (struct map_node){.level = (uint16_t)n->key.level};
+	for (unsigned i = 0; i < LEAF_CHUNKS; i++)
+		n->body.values[i] = lost;
+}
+
 /*
  * What an uncached, unowned node holds, into n; sets n->id if the node may keep it.  A lost or locked
  * leaf that is overwritten counts as a hole.
@@ -140,6 +153,10 @@ static int own_content(struct map *m, bool overwrite, struct node *n)
 	struct map_found found = {0};
 	const int r = map_find(m, level, n->key.index, false, &found, &n->body);
 
+	if (r == -EIO && level > 0 && m->rebuild) {
+		rebuild_content(n, found.id);
+		return 0;
+	}
 	if (r < 0 && !((r == -EIO || r == -ENOKEY) && overwrite))
 		return r;
 	if (r < 0)

@@ -150,6 +150,7 @@ struct map {
 	/* txg thread only; dirty changes under maps.lock, as map_close reads it */
 	bool dirty;
 	bool cleared;        /* empty since map_clear: the row goes */
+	bool rebuild;        /* map_rebuild() */
 	uint64_t epoch_next; /* snap_epoch, once this transaction is committed; 0: as it is */
 	bool detached;       /* map_open_root: not in the table */
 	struct map *next_dirty;
@@ -184,8 +185,8 @@ struct map_found {
 };
 /*
  * Finds node (level, index): copies its body, or tells of the hole or zeros that it lies in.
- * keep: put it into the cache.  -EIO: it, or a node above it, is damaged (logged).  -ENOKEY: it is a
- * leaf of a locked domain; ret_found is set, of ret_body all but the values.
+ * keep: put it into the cache.  -EIO: it, or a node above it, is damaged (logged); ret_found says
+ * which.  -ENOKEY: it is a leaf of a locked domain; ret_found is set, of ret_body all but the values.
  */
 int map_find(struct map *m, unsigned level, uint32_t index, bool keep, struct map_found *ret_found,
         struct map_node *ret_body) MUST_CHECK;
@@ -202,7 +203,8 @@ struct map_visit {
 	map_read_fn *told; /* as struct map_walker's read; may be NULL */
 	/* A subtree that is all zero; NULL: leaf is called for each of its leaves. */
 	void (*zeros)(void *arg, unsigned level);
-	int error; /* first damage; the visit goes on */
+	int error;     /* first damage; the visit goes on */
+	uint64_t lost; /* the node met last that is damaged: after map_rebuild() many name it */
 };
 /*
  * The node as a visit has it: of id, or by its place a newer one.  *ret_found as map_find's.

@@ -122,6 +122,17 @@ static int snapshot_row_get(struct maps *ms, uint64_t image, struct image_row *r
 	return r;
 }
 
+int map_root_check(const struct image_row *row)
+{
+	const bool valid = map_is_marker(row->root) || row->root <= MAP_NODE_MAX;
+
+	if (valid && row->height <= MAP_LEVELS && !(row->root && !row->height))
+		return 0;
+	log_error("image %" PRIu64 ": its row is not valid (root %" PRIu64 ", height %" PRIu32 ")",
+	        row->image, row->root, row->height);
+	return -EIO;
+}
+
 /* Reads the image's row, or makes an empty one.  What a row says is checked like any other bytes.
  */
 static int row_get(struct maps *ms, uint64_t image, struct image_row *ret_row)
@@ -137,16 +148,14 @@ static int row_get(struct maps *ms, uint64_t image, struct image_row *ret_row)
 	}
 	if (r < 0)
 		return r;
-	const bool root_valid = map_is_marker(row.root) || row.root <= MAP_NODE_MAX;
-	if (row.image != image || row.height > MAP_LEVELS || !root_valid ||
-	        (row.root && !row.height)) {
-		log_error("image %" PRIu64 ": its row is not valid (root %" PRIu64
-		          ", height %" PRIu32 ")",
-		        image, row.root, row.height);
+	if (row.image != image) {
+		log_error("image %" PRIu64 ": its row is that of %" PRIu64, image, row.image);
 		return -EIO;
 	}
-	*ret_row = row;
-	return 0;
+	r = map_root_check(&row);
+	if (r == 0)
+		*ret_row = row;
+	return r;
 }
 
 static int map_create(struct maps *ms, uint64_t image, struct map **ret_map)
@@ -376,7 +385,7 @@ static int find_once(struct map *m, unsigned level, uint32_t index, bool keep,
 
 		if (r == -EIO)
 			damage_log(m, &at, key);
-		if (r == -ENOKEY)
+		if (r == -EIO || r == -ENOKEY)
 			*ret_found = at;
 		if (r < 0)
 			return r;
@@ -548,11 +557,12 @@ static int visit_locked(struct map_visit *v, uint32_t index, const struct map_fo
 	return 0;
 }
 
-static int visit_damage(struct map_visit *v, unsigned level, uint32_t index, int error)
+static int visit_damage(struct map_visit *v, unsigned level, uint32_t index, uint64_t id, int error)
 {
 	if (error != -EIO)
 		return error;
 	v->error = error;
+	v->lost = id;
 	if (!v->leaf)
 		return 0;
 	return error_only(v->leaf(v->arg, (uint64_t)index << LEAF_SHIFT * (level + 1), NULL));
@@ -572,11 +582,11 @@ int map_visit(struct map_visit *v, unsigned level, uint32_t index, uint64_t id)
 		return error_only(r);
 	if (level == 0 && !v->leaf && !v->read)
 		return 0;
-	r = map_visit_load(v->m, level, index, id, &found, &body);
+	r = id == v->lost ? -EIO : map_visit_load(v->m, level, index, id, &found, &body);
 	if (r == -ENOKEY)
 		return visit_locked(v, index, &found, &body);
 	if (r < 0)
-		return visit_damage(v, level, index, r);
+		return visit_damage(v, level, index, id, r);
 	if (map_is_marker(found.id))
 		return found.id ? visit_zeros(v, level, index) : 0;
 	if (v->read)

@@ -22,7 +22,7 @@
  * Damage: a node that cannot be read or is damaged is -EIO for exactly the chunks below it; the
  * rest of the tree works.  A change that replaces all that lies below it heals (the image's
  * counters then stay too high by what the lost node held; check recounts); one that needs its old
- * content is -EIO.
+ * content is -EIO, unless inner nodes may be rebuilt (map_rebuild).
  *
  * Space: nodes taken out of a tree are deleted with the transaction unless a snapshot shares them,
  * at most 64 Ki of them; the collector finds what is left.
@@ -75,6 +75,8 @@ int map_open(struct maps *ms, uint64_t image, struct map **ret_map) MUST_CHECK;
  * map_open is a snapshot's (-ENOENT: there is none).
  */
 int map_open_root(struct maps *ms, const struct image_row *root, struct map **ret_map) MUST_CHECK;
+/* A row's root and height, as read from somewhere, can be those of a tree; else -EIO, logged. */
+int map_root_check(const struct image_row *row) MUST_CHECK;
 void map_close(struct map *m); /* accepts NULL */
 /* Copies the counters and root as they are now (uncommitted changes included). */
 void map_row(struct map *m, struct image_row *ret_row);
@@ -117,6 +119,12 @@ int map_set(struct map *m, uint64_t first, unsigned n, const uint64_t *entries) 
  * observer only, in bounded memory).  At an error the rest of the range is done all the same.
  */
 int map_fill(struct map *m, uint64_t first, uint64_t last, enum entry_state state) MUST_CHECK;
+/*
+ * Between on and off, a change puts new inner nodes in the place of damaged ones on its way.  What else lay
+ * below stays lost: the new node's other children have the id of the damaged one, which is of another
+ * level.  So reading them is -EIO, a walk still meets the damage, and the row stays where it is.
+ */
+void map_rebuild(struct map *m, bool on);
 /*
  * Forgets all content, when an image is deleted: root 0, and the image row goes with the next
  * maps_txg_write (unless something was set after).  Calls the observer as map_fill does.

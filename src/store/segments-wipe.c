@@ -95,6 +95,14 @@ void segments_leaving(struct segments *ss, const uint32_t *domains, unsigned n, 
 	pthread_mutex_unlock(&ss->lock);
 }
 
+bool segments_any_left(struct segments *ss)
+{
+	pthread_mutex_lock(&ss->lock);
+	const bool any = ss->n_leaving > 0;
+	pthread_mutex_unlock(&ss->lock);
+	return any;
+}
+
 static int file_wipe(struct segments *ss, const char *name)
 {
 	int r = named_zero(ss, name);

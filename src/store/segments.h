@@ -181,6 +181,7 @@ void segments_wipe_begin(struct segments *ss, uint32_t domain);
  * those that no row names, are overwritten whenever they go.  more: besides those set before.
  */
 void segments_leaving(struct segments *ss, const uint32_t *domains, unsigned n, bool more);
+bool segments_any_left(struct segments *ss);
 /* With so many live slots: has it to be rewritten? */
 bool segments_wipe_wanted(struct segments *ss, uint64_t segment, unsigned live);
 int segments_wipe_end(struct segments *ss) MUST_CHECK;

@@ -13,6 +13,8 @@
 
 /* One of the two; map NULL: empty. */
 struct side {
+	struct image *
+	        held; /* of a snapshot, so that the collector leaves it alone if it is deleted meanwhile */
 	struct map *map;
 	struct image_row row;
 };
@@ -152,8 +154,10 @@ static int diff_nodes(struct diff *d, unsigned level, uint32_t index, const uint
 
 static int side_open(struct store *s, uint64_t image, struct side *sd)
 {
-	const int r = image ? map_open(s->maps, image, &sd->map) : 0;
+	int r = image & SNAPSHOT_BIT ? store_image_open(s, image, &sd->held) : 0;
 
+	if (r == 0 && image)
+		r = map_open(s->maps, image, &sd->map);
 	if (r == 0 && sd->map)
 		map_row(sd->map, &sd->row);
 	if (!sd->row.root)
@@ -184,7 +188,9 @@ int store_diff(struct store *s, uint64_t a, uint64_t b, diff_fn *fn, void *arg)
 		r = side_open(s, b, &d.sides[1]);
 	if (r == 0)
 		r = diff_run(&d);
-	map_close(d.sides[0].map);
-	map_close(d.sides[1].map);
+	for (unsigned k = 0; k < 2; k++) {
+		map_close(d.sides[k].map);
+		store_image_close(d.sides[k].held);
+	}
 	return r;
 }

@@ -30,10 +30,15 @@
 #include "base/clock.h"
 #include "store/store-priv.h"
 
+enum snap_kind { SNAP_CREATE, SNAP_DELETE, SNAP_ROLLBACK, SNAP_CLONE };
+
 struct snap_item {
-	uint64_t from, to;       /* images or SNAPSHOT_BIT | id; from 0: `to` is deleted */
-	struct image *source;    /* of an image; referenced */
-	struct map *target;      /* of an image; referenced */
+	uint64_t from, to;    /* images or SNAPSHOT_BIT | id; from 0: `to` is deleted */
+	struct image *source; /* of an image; referenced */
+	struct map *target;   /* of an image; referenced */
+	struct image *into; /* the target's image, whose policy counts; NULL: domain; referenced */
+	uint32_t domain;    /* of a target: what its policy is to name */
+	uint32_t from_domain;    /* what is copied: its domain; of an image at the freeze */
 	struct image_row root;   /* what is copied: of a snapshot from the start, of an image when
 	                        * applied; its image and snap_epoch are the target's */
 	struct snapshot_row row; /* of a snapshot to be made, or deleted */
@@ -44,7 +49,7 @@ enum snap_state { SNAP_QUEUED, SNAP_READY, SNAP_FROZEN, SNAP_DONE };
 struct snap_op {
 	struct snap_op *next; /* in its list */
 	struct store *store;
-	bool rollback;
+	enum snap_kind kind;
 	struct snap_item *items; /* owned; in order of `to` */
 	size_t n;
 	snapshot_rows_fn *rows;
@@ -63,6 +68,7 @@ static void op_free(struct snap_op *op)
 {
 	for (size_t i = 0; op && i < op->n; i++) {
 		store_image_close(op->items[i].source);
+		store_image_close(op->items[i].into);
 		map_close(op->items[i].target);
 	}
 	if (op)
@@ -138,13 +144,15 @@ static int item_check(struct store *s, const struct snap_op *op, struct snap_ite
 	r = m->ops->snapshot_get(m, it->from & ~SNAPSHOT_BIT, &row);
 	if (r < 0)
 		return r;
-	if (op->rollback && row.image != it->to)
+	if (op->kind == SNAP_ROLLBACK && row.image != it->to)
 		return -EINVAL;
-	it->root = (struct image_row){.root = row.root,
+	it->from_domain = row.domain;
+	it->root = (struct image_row){.image = it->from,
+	        .root = row.root,
 	        .height = row.height,
 	        .data_chunks = row.data_chunks,
 	        .zero_chunks = row.zero_chunks};
-	return 0;
+	return map_root_check(&it->root);
 }
 
 static bool has_target(const struct snap_op *op, uint64_t id)
@@ -224,6 +232,43 @@ void snap_prepare(struct store *s)
 
 /* --- gate closed --- */
 
+/*
+ * A whole-file copy of an image whose chunks are still on their way to the domain that its policy names
+ * would have no job that moves the rest.
+ */
+static int item_settled(const struct snap_op *op, const struct snap_item *it)
+{
+	const bool copy = op->kind == SNAP_CLONE && it->into;
+
+	return copy && segments_any_left(op->store->segments) ? -EAGAIN : 0;
+}
+
+/*
+ * What a policy names is what is asked whether a key is still needed.  So content never comes under a policy
+ * that names another domain than its own source's.  Policies do not change while the gate is closed.
+ */
+static int item_domain(struct snap_item *it)
+{
+	if (it->source)
+		it->from_domain = image_policy(it->source).domain;
+	it->row.domain = it->from_domain;
+	if (it->into)
+		it->domain = image_policy(it->into).domain;
+	return it->target && it->from_domain != it->domain ? -EXDEV : 0;
+}
+
+static int op_freeze(struct snap_op *op)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < op->n; i++)
+		if (op->kind != SNAP_DELETE)
+			r = item_domain(&op->items[i]);
+	for (size_t i = 0; r == 0 && i < op->n; i++)
+		r = item_settled(op, &op->items[i]);
+	return r == 0 && op->rows ? op->rows(op->arg) : r;
+}
+
 void snap_freeze(struct store *s)
 {
 	struct snap_control *c = &s->snap;
@@ -231,11 +276,8 @@ void snap_freeze(struct store *s)
 	ASSERT(!c->frozen);
 	while (c->ready) {
 		struct snap_op *op = c->ready;
-		const int r = op->rows ? op->rows(op->arg) : 0;
+		const int r = op_freeze(op);
 
-		for (size_t i = 0; i < op->n; i++)
-			if (op->items[i].source)
-				op->items[i].row.domain = image_policy(op->items[i].source).domain;
 		pthread_mutex_lock(&c->lock);
 		c->ready = op->next;
 		if (r < 0) {
@@ -344,8 +386,8 @@ static int item_order(const void *a, const void *b)
 	return x->to < y->to ? -1 : x->to > y->to;
 }
 
-static int op_new(
-        struct store *s, size_t n, snapshot_rows_fn *rows, void *arg, struct snap_op **ret_op)
+static int op_new(struct store *s, enum snap_kind kind, size_t n, snapshot_rows_fn *rows, void *arg,
+        struct snap_op **ret_op)
 {
 	struct snap_op *op = calloc(1, sizeof(*op));
 
@@ -357,6 +399,7 @@ static int op_new(
 		return -ENOMEM;
 	}
 	op->store = s;
+	op->kind = kind;
 	op->n = n;
 	op->rows = rows;
 	op->arg = arg;
@@ -364,24 +407,56 @@ static int op_new(
 	return 0;
 }
 
+static bool snapshot_valid(uint64_t id)
+{
+	return is_snapshot(id) && id != SNAPSHOT_BIT && (id & ~SNAPSHOT_BIT) <= SNAPSHOT_ID_MAX;
+}
+
+static bool image_valid(uint64_t id)
+{
+	return id != 0 && id < SNAPSHOT_BIT;
+}
+
+static bool item_valid(enum snap_kind kind, const struct snap_item *it)
+{
+	const bool from = kind == SNAP_CREATE   ? image_valid(it->from)
+	                  : kind == SNAP_DELETE ? it->from == 0
+	                  : kind == SNAP_ROLLBACK
+	                          ? snapshot_valid(it->from)
+	                          : image_valid(it->from) || snapshot_valid(it->from);
+	const bool to_image = kind == SNAP_ROLLBACK || kind == SNAP_CLONE;
+
+	return from && (to_image ? image_valid(it->to) : snapshot_valid(it->to));
+}
+
+static int item_hold(struct snap_op *op, struct snap_item *it)
+{
+	struct store *s = op->store;
+	int r = 0;
+
+	if (image_valid(it->from))
+		r = store_image_open(s, it->from, &it->source);
+	if (r == 0 && image_valid(it->to))
+		r = map_open(s->maps, it->to, &it->target);
+	if (r == 0 && op->kind == SNAP_ROLLBACK)
+		r = store_image_open(s, it->to, &it->into);
+	return r;
+}
+
 /* In order, each target once and no source; images and maps concerned are held from here on. */
 static int op_hold(struct snap_op *op)
 {
-	struct store *s = op->store;
 	int r = 0;
 
 	qsort(op->items, op->n, sizeof(*op->items), item_order);
 	for (size_t i = 0; r == 0 && i < op->n; i++) {
 		struct snap_item *it = &op->items[i];
-		const uint64_t snapshot = it->to & ~SNAPSHOT_BIT;
 
-		if (snapshot == 0 || (is_snapshot(it->to) && snapshot > SNAPSHOT_ID_MAX) ||
-		        (i > 0 && it->to == it[-1].to) || has_target(op, it->from))
+		if (!item_valid(op->kind, it) || (i > 0 && it->to == it[-1].to) ||
+		        has_target(op, it->from))
 			r = -EINVAL;
-		if (r == 0 && it->from && !is_snapshot(it->from))
-			r = store_image_open(s, it->from, &it->source);
-		if (r == 0 && !is_snapshot(it->to))
-			r = map_open(s->maps, it->to, &it->target);
+		else
+			r = item_hold(op, it);
 	}
 	return r;
 }
@@ -437,7 +512,7 @@ int store_snapshot_create(struct store *s, const struct snapshot_ref *refs, size
         snapshot_rows_fn *rows, void *arg)
 {
 	struct snap_op *op;
-	const int r = op_new(s, n, rows, arg, &op);
+	const int r = op_new(s, SNAP_CREATE, n, rows, arg, &op);
 
 	for (size_t i = 0; r == 0 && i < n; i++) {
 		op->items[i].from = refs[i].image;
@@ -450,7 +525,7 @@ int store_snapshot_delete(
         struct store *s, const uint64_t *ids, size_t n, snapshot_rows_fn *rows, void *arg)
 {
 	struct snap_op *op;
-	const int r = op_new(s, n, rows, arg, &op);
+	const int r = op_new(s, SNAP_DELETE, n, rows, arg, &op);
 
 	for (size_t i = 0; r == 0 && i < n; i++)
 		op->items[i].to = snapshot_image(ids[i]);
@@ -461,40 +536,47 @@ int store_snapshot_rollback(struct store *s, const struct rollback_ref *refs, si
         snapshot_rows_fn *rows, void *arg)
 {
 	struct snap_op *op;
-	const int r = op_new(s, n, rows, arg, &op);
+	const int r = op_new(s, SNAP_ROLLBACK, n, rows, arg, &op);
 
-	if (r < 0)
-		return r;
-	op->rollback = true;
-	for (size_t i = 0; i < n; i++) {
+	for (size_t i = 0; r == 0 && i < n; i++) {
 		op->items[i].from = snapshot_image(refs[i].id);
 		op->items[i].to = refs[i].image;
 	}
-	return op_run(op);
+	return r < 0 ? r : op_run(op);
 }
 
 int store_clone(
         struct store *s, const struct clone_ref *refs, size_t n, snapshot_rows_fn *rows, void *arg)
 {
 	struct snap_op *op;
-	const int r = op_new(s, n, rows, arg, &op);
+	const int r = op_new(s, SNAP_CLONE, n, rows, arg, &op);
 
 	for (size_t i = 0; r == 0 && i < n; i++) {
 		op->items[i].from = refs[i].source;
 		op->items[i].to = refs[i].image;
+		op->items[i].domain = refs[i].domain;
 	}
 	return r < 0 ? r : op_run(op);
 }
 
 int store_clone_into(struct image *src, struct image *dst, snapshot_rows_fn *rows, void *arg)
 {
-	const struct clone_ref ref = {.source = src->id, .image = dst->id};
+	struct snap_op *op;
 
 	if (image_policy(src).domain != image_policy(dst).domain)
-		return -EXDEV;
+		return -EXDEV; /* looked at again at the freeze; this is before anybody waits */
 	if (image_locked(src) || image_locked(dst))
 		return -ENOKEY;
-	return is_snapshot(dst->id) ? -EROFS : store_clone(dst->store, &ref, 1, rows, arg);
+	if (is_snapshot(dst->id))
+		return -EROFS;
+	const int r = op_new(dst->store, SNAP_CLONE, 1, rows, arg, &op);
+	if (r < 0)
+		return r;
+	op->items[0].from = src->id;
+	op->items[0].to = dst->id;
+	image_ref(dst);
+	op->items[0].into = dst;
+	return op_run(op);
 }
 
 /* --- asking --- */

@@ -22,6 +22,7 @@
  *	              not to be changed until then.
  *	other errors  nothing was done, or will be: the callback has not run or has returned that error.
  *	-EINVAL: an id that cannot be, a target twice, or one that is a source of the same call;
+ *	-EXDEV: the target's policy names another crypto domain than the source's;
  *	-EROFS, -EIO, -ENOSPC, -ENOMEM as in store.h; -ENOENT: no such snapshot; -EEXIST: the id is in use;
  *	-ENOKEY: records of the image wait for a key (their changes would be missing).
  * Call without a gate, from any thread.
@@ -29,7 +30,8 @@
  * Crypto domains.  A snapshot keeps what it has as it was stored: its row holds the domain that
  * the image's policy named then, but leaves and chunks may be of others (an image that was being
  * moved).  Making, deleting and rolling back need no key; reading does.  store_foreign_chunks() tells
- * for certain, with snapshot_image(id).
+ * for certain, with snapshot_image(id).  What policies name decides which keys are still needed, so
+ * clones and rollbacks across domains are refused; weir check compares policies with the content.
  */
 #pragma once
 
@@ -95,17 +97,18 @@ int store_snapshot_rollback(struct store *s, const struct rollback_ref *refs, si
 struct clone_ref {
 	uint64_t source; /* an image as of that instant, or snapshot_image(id) */
 	uint64_t image;  /* a new id, or an existing image, whose content is replaced */
+	uint32_t domain; /* that the image's policy will name: the source's, or -EXDEV */
 };
 /*
- * The images' maps become copies of the sources'.  What a target's policy says about its crypto domain
- * is not looked at: it should name the source's, or the content be moved (store_reseal).  As with
- * rollback, nobody reads or changes the targets meanwhile.
+ * The images' maps become copies of the sources'.  As with rollback, nobody reads or changes the
+ * targets meanwhile.
  */
 int store_clone(struct store *s, const struct clone_ref *refs, size_t n, snapshot_rows_fn *rows,
         void *arg) MUST_CHECK;
 /*
  * The same of one open image into an empty one (whole-file reflink), whose policies must name the same crypto
- * domain (-EXDEV).  rows may be NULL.
+ * domain (-EXDEV).  -EAGAIN: images are being moved between domains (store_leaving), perhaps this one: share
+ * its chunks one by one.  rows may be NULL.
  */
 int store_clone_into(
         struct image *src, struct image *dst, snapshot_rows_fn *rows, void *arg) MUST_CHECK;

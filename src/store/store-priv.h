@@ -276,6 +276,7 @@ struct store {
 	_Atomic uint64_t space_free_bytes, space_total_bytes, space_checked_ns;
 	struct {
 		_Atomic uint64_t commits, failures, last_commit_wall_ns, last_commit_ns;
+		_Atomic uint64_t last_freeze_ns, max_freeze_ns; /* written by the txg thread */
 		_Atomic uint64_t written_bytes, read_bytes, flushes;
 		_Atomic uint64_t dedupe_hits, chunks_new, chunks_zero, chunks_raw;
 		_Atomic uint64_t compressed_in_bytes, compressed_out_bytes;

@@ -358,6 +358,8 @@ static void stats_counters(struct store *s, struct store_stats *st)
 	st->txg_failures = s->count.failures;
 	st->last_commit_wall_ns = s->count.last_commit_wall_ns;
 	st->last_commit_ns = s->count.last_commit_ns;
+	st->last_freeze_ns = s->count.last_freeze_ns;
+	st->max_freeze_ns = s->count.max_freeze_ns;
 	st->written_bytes = s->count.written_bytes;
 	st->read_bytes = s->count.read_bytes;
 	st->flushes = s->count.flushes;

@@ -58,6 +58,7 @@ bool txg_map_lost(const struct store *s)
 static void freeze(struct store *s)
 {
 	snap_prepare(s);
+	const uint64_t start_ns = clock_now_ns();
 	pthread_rwlock_wrlock(&s->gate);
 	const uint64_t open = atomic_load(&s->txg_open);
 	struct group *grp = &s->groups[open & 1];
@@ -72,7 +73,10 @@ static void freeze(struct store *s)
 		ilog_head(s->log, &grp->log_off, &grp->log_seq);
 	atomic_store(&s->txg_open, open + 1);
 	pthread_rwlock_unlock(&s->gate);
-	atomic_store(&s->frozen_at_ns, clock_now_ns());
+	const uint64_t end_ns = clock_now_ns();
+	atomic_store(&s->frozen_at_ns, end_ns);
+	atomic_store(&s->count.last_freeze_ns, end_ns - start_ns);
+	atomic_store(&s->count.max_freeze_ns, MAX(s->count.max_freeze_ns, end_ns - start_ns));
 }
 
 /* --- store and map --- */
@@ -105,6 +109,21 @@ static int collect_leaves(struct store *s, unsigned g, struct ov_leaf ***ret_lea
 	return 0;
 }
 
+/* Inner nodes in the way that are damaged for good are replaced: whole leaves need nothing of them. */
+static int punch_to_map(struct image *img, const struct punch *p)
+{
+	const enum entry_state state = p->zero ? ENTRY_ZERO : ENTRY_HOLE;
+	const uint64_t first = p->first * LEAF_CHUNKS, last = p->last * LEAF_CHUNKS;
+	int r = map_fill(img->map, first, last, state);
+
+	if (r == -EIO && txg_map_lost(img->store)) {
+		map_rebuild(img->map, true);
+		r = map_fill(img->map, first, last, state);
+		map_rebuild(img->map, false);
+	}
+	return r;
+}
+
 static int image_to_map(struct image *img, unsigned g)
 {
 	const struct image_group *ig = &img->groups[g];
@@ -118,13 +137,7 @@ static int image_to_map(struct image *img, unsigned g)
 	}
 	for (size_t i = 0; i < ig->punches.n; i++) {
 		const struct punch *p = &ig->punches.v[i];
-		const int r = map_fill(img->map, p->first * LEAF_CHUNKS, p->last * LEAF_CHUNKS,
-		        p->zero ? ENTRY_ZERO : ENTRY_HOLE);
-		if (r == -EIO && txg_map_lost(img->store)) {
-			log_error("image %llu: a hole could not be made, the map there is damaged",
-			        (unsigned long long)img->id);
-			continue;
-		}
+		const int r = punch_to_map(img, p);
 		if (r < 0)
 			return r;
 	}
@@ -132,8 +145,8 @@ static int image_to_map(struct image *img, unsigned g)
 }
 
 /*
- * The leaf's node is damaged.  What the group wrote is put into a new one; the other chunks of the
- * leaf are lost, and get entries that no read can follow.
+ * The leaf's node is damaged, or one above it.  What the group wrote is put into new ones; what else they
+ * held is lost.  The other chunks of the leaf get entries that no read can follow.
  */
 static int replace_leaf(struct ov_leaf *l)
 {
@@ -144,7 +157,10 @@ static int replace_leaf(struct ov_leaf *l)
 		entries[i] = l->entries[i] == MAP_KEEP ? lost : l->entries[i];
 	health_set(l->image->store, HEALTH_DAMAGE, "the map of image %llu at %llu is damaged",
 	        (unsigned long long)l->image->id, (unsigned long long)(l->index * LEAF_BYTES));
-	return map_set(l->image->map, l->index * LEAF_CHUNKS, LEAF_CHUNKS, entries);
+	map_rebuild(l->image->map, true);
+	const int r = map_set(l->image->map, l->index * LEAF_CHUNKS, LEAF_CHUNKS, entries);
+	map_rebuild(l->image->map, false);
+	return r;
 }
 
 static int leaf_to_map(struct store *s, struct ov_leaf *l)
@@ -153,13 +169,6 @@ static int leaf_to_map(struct store *s, struct ov_leaf *l)
 
 	if (r == -EIO && txg_map_lost(s))
 		r = replace_leaf(l);
-	if (r == -EIO && txg_map_lost(s)) {
-		log_error(
-		        "image %llu at %llu: the map above is damaged; writes to this MiB are lost",
-		        (unsigned long long)l->image->id,
-		        (unsigned long long)(l->index * LEAF_BYTES));
-		r = 0;
-	}
 	return r;
 }
 

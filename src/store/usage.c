@@ -2,31 +2,42 @@
  * usage.c - how much of an image is its own, and how much it shares
  *
  * Counted on demand by walking all maps twice, over ranges of segments so that the bits stay
- * bounded: first, which slots are referred to by one image and which by more; then, for each image
- * asked about, its distinct slots of either kind.  An image with leaves of a locked crypto domain is
- * counted as far as can be seen in the first, and not at all in the second.
+ * bounded: first, which slots are referred to by one owner (an image, a set of snapshots) and which by
+ * more; then, for each image asked about, its distinct slots of either kind, for each set those that are its
+ * alone.  What two owners share is gone into twice in the first walk, and not in the second.  What is
+ * noted of one owner is undone by what it touched, so a thousand snapshots cost what they differ by.
+ *
+ * An image with leaves of a locked crypto domain is counted as far as can be seen in the first walk, and not
+ * at all in the second.
  */
 #include <errno.h>
 
+#include "store/nodeset.h"
 #include "store/slotset.h"
 #include "store/snapshot.h"
 #include "store/store-priv.h"
 
-#define PASS_SEGMENTS 16384u
-#define NODES_MAX     (512ull << 20) /* bits in a set of nodes */
+#define PASS_SEGMENTS   16384u
+#define NODES_BYTES_MAX (64u << 20)
 
-/* Sets of map nodes, one bit an id below n; NULL: every node is walked each time. */
-struct node_sets {
-	uint64_t *once, *twice; /* reached by one owner; by two */
-	uint64_t *own;          /* by the present one */
-	uint64_t n;
+/* Planes of usage.nodes: reached by one owner; by two; by the present one. */
+enum { ONCE, TWICE, OWN };
+
+/* A list of numbers that grows. */
+struct numbers {
+	uint64_t *v; /* owned */
+	size_t n, cap;
 };
 
 struct usage {
 	struct store *store;
-	struct node_sets nodes;
-	bool all;            /* second walk: go below shared nodes, too */
-	uint64_t *snapshots; /* ids of all, in order; owned */
+	struct nodeset nodes;
+	struct numbers own;      /* nodes whose words have OWN bits */
+	struct numbers segments; /* indices in current that have bits */
+	bool *touched;           /* of those; owned */
+	int error;               /* of a list */
+	bool all;                /* second walk: go below shared nodes, too */
+	uint64_t *snapshots;     /* ids of all, in order; owned */
 	size_t n_snapshots, snapshots_cap;
 	struct slotset one, many, current; /* referred to: at all; by several images; by this one */
 	struct image_stats *counts;        /* second walk: where to count; NULL in the first */
@@ -36,14 +47,18 @@ struct usage {
 	bool locked; /* the walk met a leaf that cannot be looked into */
 };
 
-static bool bit_test(const uint64_t *bits, uint64_t i)
+static int numbers_add(struct numbers *l, uint64_t x)
 {
-	return bits && bits[i / 64] >> (i % 64) & 1;
-}
-
-static void bit_set(uint64_t *bits, uint64_t i)
-{
-	bits[i / 64] |= 1ull << (i % 64);
+	if (l->n == l->cap) {
+		const size_t cap = MAX(l->cap * 2, 64);
+		uint64_t *v = realloc(l->v, cap * sizeof(*v));
+		if (!v)
+			return -ENOMEM;
+		l->v = v;
+		l->cap = cap;
+	}
+	l->v[l->n++] = x;
+	return 0;
 }
 
 static int usage_node(void *arg, uint64_t node, unsigned level)
@@ -51,43 +66,67 @@ static int usage_node(void *arg, uint64_t node, unsigned level)
 	const struct usage *u = arg;
 
 	(void)level;
-	if (u->all || node >= u->nodes.n)
+	if (u->error)
+		return u->error;
+	if (u->all)
 		return 0;
-	return bit_test(u->nodes.own, node) || bit_test(u->nodes.twice, node);
+	return nodeset_test(&u->nodes, OWN, node) || nodeset_test(&u->nodes, TWICE, node);
 }
 
 static void usage_read(void *arg, uint64_t node)
 {
-	struct node_sets *ns = &((struct usage *)arg)->nodes;
+	struct usage *u = arg;
 
-	if (!ns->own || node >= ns->n || bit_test(ns->own, node))
+	if (nodeset_word(&u->nodes, OWN, node) == 0 && !u->error)
+		u->error = numbers_add(&u->own, node);
+	if (!nodeset_set(&u->nodes, OWN, node) || u->counts)
 		return;
-	bit_set(ns->own, node);
-	if (((struct usage *)arg)->counts)
-		return;
-	bit_set(bit_test(ns->once, node) ? ns->twice : ns->once, node);
+	if (!nodeset_set(&u->nodes, ONCE, node))
+		nodeset_set(&u->nodes, TWICE, node);
+}
+
+static int segment_touch(struct usage *u, long at)
+{
+	if (u->touched[at])
+		return 0;
+	u->touched[at] = true;
+	return numbers_add(&u->segments, (uint64_t)at);
+}
+
+/* The present owner refers to this slot; perhaps not for the first time. */
+static int usage_slot(struct usage *u, long at, unsigned slot)
+{
+	const int r = segment_touch(u, at);
+
+	if (r < 0 || !slotset_set(&u->current, at, slot) || !u->counts)
+		return r;
+	if (slotset_test(&u->many, at, slot))
+		u->counts->shared_chunks++;
+	else
+		u->counts->unique_chunks++;
+	return 0;
 }
 
 static int usage_leaf(void *arg, uint64_t first_chunk, const uint64_t *entries)
 {
 	struct usage *u = arg;
+	uint64_t segment = 0; /* neighbours mostly lie in one */
+	long at = -1;
+	int r = 0;
 
-	for (unsigned i = 0; entries && i < LEAF_CHUNKS; i++) {
-		if (entry_state(entries[i]) != ENTRY_DATA)
-			continue;
+	(void)first_chunk;
+	for (unsigned i = 0; r == 0 && entries && i < LEAF_CHUNKS; i++) {
 		const uint64_t loc = entry_loc(entries[i]);
-		const long at = slotset_find(&u->current, loc_segment(loc));
-		if (at < 0 || loc_slot(loc) >= SEGMENT_SLOTS ||
-		        !slotset_set(&u->current, at, loc_slot(loc)))
+		if (entry_state(entries[i]) != ENTRY_DATA || loc_slot(loc) >= SEGMENT_SLOTS)
 			continue;
-		if (!u->counts)
-			continue;
-		if (slotset_test(&u->many, at, loc_slot(loc)))
-			u->counts->shared_chunks++;
-		else
-			u->counts->unique_chunks++;
+		if (loc_segment(loc) != segment) {
+			segment = loc_segment(loc);
+			at = slotset_find(&u->current, segment);
+		}
+		if (at >= 0)
+			r = usage_slot(u, at, loc_slot(loc));
 	}
-	return 0;
+	return r;
 }
 
 static int usage_locked(void *arg, uint64_t first_chunk, uint32_t domain, bool foreign)
@@ -99,40 +138,66 @@ static int usage_locked(void *arg, uint64_t first_chunk, uint32_t domain, bool f
 	return 0;
 }
 
-static int usage_walk(struct usage *u, uint64_t image)
+static int map_usage(struct usage *u, struct map *map)
 {
-	struct map *map;
 	static const struct map_walker walker = {usage_node, usage_read, usage_leaf, usage_locked};
-	int r = map_open(u->store->maps, image, &map);
+	const int r = map_walk_with(map, &walker, u);
 
-	if (r == -ENOENT)
-		return 0; /* a snapshot deleted meanwhile */
-	if (r < 0)
-		return r;
-	r = map_walk_with(map, &walker, u);
-	map_close(map);
 	if (u->progress)
 		u->progress(u->progress_arg, ++u->done, u->total);
 	return r;
 }
 
-/* The next owner's turn: nothing is its own yet. */
+/* Held, so that the collector leaves it alone if it is deleted meanwhile. */
+static int snapshot_walk(struct usage *u, uint64_t id)
+{
+	struct image *img;
+	int r = store_image_open(u->store, snapshot_image(id), &img);
+
+	if (r < 0)
+		return r == -ENOENT ? 0 : r;
+	r = map_usage(u, img->map);
+	store_image_close(img);
+	return r;
+}
+
+static int usage_walk(struct usage *u, uint64_t image)
+{
+	struct map *map;
+
+	if (image & SNAPSHOT_BIT)
+		return snapshot_walk(u, image & ~SNAPSHOT_BIT);
+	int r = map_open(u->store->maps, image, &map);
+	if (r < 0)
+		return r;
+	r = map_usage(u, map);
+	map_close(map);
+	return r;
+}
+
+/* The next owner's turn: what is noted of the one before goes. */
 static void owner_begin(struct usage *u)
 {
 	u->locked = false;
-	memset(u->current.bits, 0, u->current.n * sizeof(*u->current.bits));
-	if (u->nodes.own)
-		memset(u->nodes.own, 0, DIV_UP(u->nodes.n, 64) * sizeof(*u->nodes.own));
+	for (size_t i = 0; i < u->segments.n; i++) {
+		const size_t at = u->segments.v[i];
+		memset(&u->current.bits[at], 0, sizeof(u->current.bits[at]));
+		u->touched[at] = false;
+	}
+	for (size_t i = 0; i < u->own.n; i++)
+		nodeset_clear(&u->nodes, OWN, u->own.v[i]);
+	u->segments.n = u->own.n = 0;
 }
 
 /* Adds the owner's slots to the sets. */
 static void owner_fold(struct usage *u)
 {
-	for (size_t i = 0; i < u->current.n; i++) {
-		for (unsigned w = 0; w < ARRAY_SIZE(u->current.bits[i].words); w++) {
-			const uint64_t cur = u->current.bits[i].words[w];
-			u->many.bits[i].words[w] |= u->one.bits[i].words[w] & cur;
-			u->one.bits[i].words[w] |= cur;
+	for (size_t i = 0; i < u->segments.n; i++) {
+		const size_t at = u->segments.v[i];
+		for (unsigned w = 0; w < ARRAY_SIZE(u->current.bits[at].words); w++) {
+			const uint64_t cur = u->current.bits[at].words[w];
+			u->many.bits[at].words[w] |= u->one.bits[at].words[w] & cur;
+			u->one.bits[at].words[w] |= cur;
 		}
 	}
 }
@@ -182,11 +247,17 @@ struct question {
 static int count_set(struct usage *u, struct snapshot_usage *set)
 {
 	struct image_stats counts = {0};
-	size_t i = 0;
+	size_t lo = 0, hi = u->n_snapshots, i;
 	int r = 0;
 
-	while (i < u->n_snapshots && snapshot_set(u->snapshots[i]) < snapshot_set(set->id))
-		i++;
+	while (lo < hi) {
+		const size_t mid = lo + (hi - lo) / 2;
+		if (snapshot_set(u->snapshots[mid]) < snapshot_set(set->id))
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	i = lo;
 	u->counts = &counts;
 	if (i < u->n_snapshots && snapshot_set(u->snapshots[i]) == snapshot_set(set->id))
 		r = set_walk(u, i, &i);
@@ -221,11 +292,9 @@ static int usage_count(struct usage *u, const struct question *q)
 	return r;
 }
 
-static int usage_pass(struct usage *u, uint64_t after, const struct question *q, uint64_t *ret_last)
+static int pass_init(struct usage *u, uint64_t after, uint64_t *ret_last)
 {
 	struct segments *ss = u->store->segments;
-	struct meta *m = u->store->cfg.meta;
-	const size_t node_bytes = DIV_UP(u->nodes.n, 64) * sizeof(uint64_t);
 	int r = slotset_init(&u->one, ss, after, SEGMENT_ID_MAX, false, PASS_SEGMENTS, ret_last);
 
 	if (r == 0)
@@ -235,9 +304,35 @@ static int usage_pass(struct usage *u, uint64_t after, const struct question *q,
 	/* A segment dropped between the three would shift them; then count again. */
 	if (r == 0 && (u->one.n != u->current.n || u->many.n != u->current.n))
 		r = -EAGAIN;
-	if (u->nodes.own) {
-		memset(u->nodes.once, 0, node_bytes);
-		memset(u->nodes.twice, 0, node_bytes);
+	if (r == 0) {
+		u->touched = calloc(MAX(u->current.n, 1), sizeof(*u->touched));
+		if (!u->touched)
+			r = -ENOMEM;
+	}
+	nodeset_init(&u->nodes, NODES_BYTES_MAX);
+	return r;
+}
+
+static void pass_release(struct usage *u)
+{
+	nodeset_release(&u->nodes);
+	free(u->touched);
+	u->touched = NULL;
+	u->segments.n = u->own.n = 0;
+	slotset_free(&u->one);
+	slotset_free(&u->many);
+	slotset_free(&u->current);
+}
+
+static int usage_pass(struct usage *u, uint64_t after, const struct question *q, uint64_t *ret_last)
+{
+	struct meta *m = u->store->cfg.meta;
+	int r = pass_init(u, after, ret_last);
+	const bool empty = r == 0 && u->current.n == 0;
+
+	if (empty) {
+		pass_release(u);
+		return 0;
 	}
 	if (r == 0)
 		r = m->ops->image_each(m, fold_image, u);
@@ -245,14 +340,15 @@ static int usage_pass(struct usage *u, uint64_t after, const struct question *q,
 		r = fold_snapshots(u);
 	if (r == 0)
 		r = usage_count(u, q);
-	slotset_free(&u->one);
-	slotset_free(&u->many);
-	slotset_free(&u->current);
+	if (r == 0)
+		r = u->error;
+	pass_release(u);
 	return r;
 }
 
 static int count_images(void *arg, const struct image_row *row)
 {
+	(void)row;
 	(*(uint64_t *)arg)++;
 	return 0;
 }
@@ -273,34 +369,11 @@ static int list_snapshot(void *arg, const struct snapshot_row *row)
 	return 0;
 }
 
-/* Without memory for them, shared nodes are walked as often as they are reached. */
-static void nodes_init(struct usage *u)
-{
-	struct node_sets *ns = &u->nodes;
-	const uint64_t n = maps_next_node(u->store->maps);
-	const size_t words = DIV_UP(n, 64);
-
-	if (n > NODES_MAX)
-		return;
-	ns->once = calloc(words, sizeof(uint64_t));
-	ns->twice = calloc(words, sizeof(uint64_t));
-	ns->own = calloc(words, sizeof(uint64_t));
-	if (ns->once && ns->twice && ns->own) {
-		ns->n = n;
-		return;
-	}
-	free(ns->once);
-	free(ns->twice);
-	free(ns->own);
-	*ns = (struct node_sets){0};
-}
-
 static void usage_release(struct usage *u)
 {
 	free(u->snapshots);
-	free(u->nodes.once);
-	free(u->nodes.twice);
-	free(u->nodes.own);
+	free(u->own.v);
+	free(u->segments.v);
 }
 
 static int usage_run(struct usage *u, const struct question *q)
@@ -331,7 +404,6 @@ static int exact(struct store *s, const struct question *q, gc_progress_fn *fn, 
 {
 	struct usage u = {.store = s, .progress = fn, .progress_arg = arg};
 
-	nodes_init(&u);
 	const int r = usage_run(&u, q);
 	usage_release(&u);
 	return r;

@@ -16,6 +16,7 @@
 struct model_snapshot {
 	uint64_t id; /* 0: none */
 	unsigned image;
+	uint32_t domain; /* that the image's policy named */
 	bool sure;
 	uint8_t *content;
 };
@@ -421,6 +422,7 @@ static int do_snapshot(struct model *m, unsigned i)
 	memcpy(sn->content, m->images[i].now, MODEL_BYTES);
 	sn->id = ref.id;
 	sn->image = i;
+	sn->domain = m->images[i].policy.domain;
 	sn->sure = false;
 	const int r = store_snapshot_create(m->store, &ref, 1, NULL, NULL);
 	sn->sure = r == 0;
@@ -452,7 +454,7 @@ static int do_replace(struct model *m, unsigned i)
 	struct model_image *mi = &m->images[i];
 	int r;
 
-	if (!sn->id || !sn->sure || mi->policy.domain != m->images[sn->image].policy.domain)
+	if (!sn->id || !sn->sure)
 		return model_sync(m);
 	snprintf(m->op, sizeof(m->op), "image %u becomes snapshot %llu", i,
 	        (unsigned long long)sn->id);
@@ -460,9 +462,14 @@ static int do_replace(struct model *m, unsigned i)
 		const struct rollback_ref ref = {.image = m->first_image + i, .id = sn->id};
 		r = store_snapshot_rollback(m->store, &ref, 1, NULL, NULL);
 	} else {
-		const struct clone_ref ref = {snapshot_image(sn->id), m->first_image + i};
+		const struct clone_ref ref = {
+		        snapshot_image(sn->id), m->first_image + i, mi->policy.domain};
 		r = store_clone(m->store, &ref, 1, NULL, NULL);
 	}
+	if (r == 0 && mi->policy.domain != sn->domain)
+		die(m, "content of one domain came under a policy of another", i, 0);
+	if (r == -EXDEV && mi->policy.domain != sn->domain)
+		return 0;
 	/* One that may still be done is a change that may or may not be there after a crash. */
 	if (r == 0 || r == -EINPROGRESS)
 		acknowledge(mi, 0, MODEL_BYTES, sn->content);
@@ -476,12 +483,15 @@ static int do_replace(struct model *m, unsigned i)
 static int do_clone(struct model *m, unsigned i)
 {
 	const unsigned j = (i + 1) % MODEL_IMAGES;
-	const struct clone_ref ref = {m->first_image + i, m->first_image + j};
+	const uint32_t domain = m->images[j].policy.domain;
+	const struct clone_ref ref = {m->first_image + i, m->first_image + j, domain};
 
-	if (m->images[i].policy.domain != m->images[j].policy.domain)
-		return model_sync(m);
 	snprintf(m->op, sizeof(m->op), "image %u becomes a clone of image %u", j, i);
 	int r = store_clone(m->store, &ref, 1, NULL, NULL);
+	if (r == 0 && m->images[i].policy.domain != domain)
+		die(m, "content of one domain came under a policy of another", j, 0);
+	if (r == -EXDEV && m->images[i].policy.domain != domain)
+		return 0;
 	if (r == 0 || r == -EINPROGRESS)
 		acknowledge(&m->images[j], 0, MODEL_BYTES, m->images[i].now);
 	m->images[j].pending = r == -EINPROGRESS;

@@ -139,6 +139,56 @@ static void damaged_inner_node_heals_when_dropped_in_whole(void **state)
 	ds_release(&d);
 }
 
+static int count_lost(void *arg, uint64_t first, const uint64_t *entries)
+{
+	(void)first;
+	*(unsigned *)arg += !entries;
+	return 0;
+}
+
+/* A change above which a node is damaged is kept; what it does not replace stays lost, and is told of. */
+static void damaged_inner_nodes_are_rebuilt_when_asked(void **state)
+{
+	struct id_list list;
+	struct ds d;
+	uint64_t e = data_at(9, 9);
+	unsigned lost = 0;
+
+	(void)state;
+	for (unsigned damaged = 0; damaged < 2; damaged++) { /* the root; the inner node below it */
+		damage_begin(&d, &list);
+		fake_meta_node_damage(d.meta, list.ids[damaged], 333);
+		assert_int_equal(map_fill(d.map, 256, 512, ENTRY_HOLE), -EIO);
+		map_rebuild(d.map, true);
+		set_leaf(d.map, 3 * 256, 77);
+		assert_int_equal(map_fill(d.map, 4 * 256, 6 * 256, ENTRY_HOLE), 0);
+		assert_int_equal(map_set(d.map, 0, 1, &e), -EIO); /* a part of a lost leaf */
+		map_rebuild(d.map, false);
+		for (unsigned round = 0; round < 2; round++) {
+			assert_int_equal(get1(d.map, 3 * 256 + 4), data_at(77, 4));
+			assert_int_equal(get1(d.map, 5 * 256), ENTRY_HOLE);
+			assert_int_equal(map_get(d.map, 0, 1, &e), -EIO);
+			assert_int_equal(map_get(d.map, 6 * 256, 1, &e), -EIO);
+			assert_int_equal(map_get(d.map, 200 * 256, 1, &e), -EIO);
+			assert_int_equal(map_get(d.map, 70000, 1, &e), damaged == 0 ? -EIO : 0);
+			ds_commit(&d);
+			ds_reopen(&d);
+		}
+		assert_true(fake_meta_node_exists(d.meta, list.ids[damaged]));
+		assert_int_equal(map_walk(d.map, NULL, count_lost, &lost), -EIO);
+		assert_int_equal(lost, damaged == 0 ? 253 + 255 : 253);
+		lost = 0;
+		/* Others in the place of all that was lost. */
+		assert_int_equal(map_fill(d.map, 0, 65536 * 2, ENTRY_HOLE), 0);
+		ds_commit(&d);
+		const int r = map_walk(d.map, NULL, count_lost, &lost);
+		assert_int_equal(r, damaged == 0 ? -EIO : 0);
+		assert_int_equal(lost, damaged == 0 ? 254 : 0);
+		lost = 0;
+		ds_release(&d);
+	}
+}
+
 struct walk_log {
 	uint64_t firsts[32];
 	bool lost[32];
@@ -224,6 +274,7 @@ int main(void)
 	        cmocka_unit_test(damaged_leaf_heals_when_overwritten_in_whole),
 	        cmocka_unit_test(fill_over_a_damaged_edge_does_the_rest),
 	        cmocka_unit_test(damaged_inner_node_heals_when_dropped_in_whole),
+	        cmocka_unit_test(damaged_inner_nodes_are_rebuilt_when_asked),
 	        cmocka_unit_test(walk_goes_on_after_damage_and_says_so),
 	        cmocka_unit_test(walk_skips_below_and_shows_zeros_as_leaves),
 	};

@@ -1,6 +1,7 @@
 /*
  * test-snapshot.c - snapshots, clones, rollback, diff: the engine's part
  */
+#include "sim/rng.h"
 #include "store-bed.h"
 #include "store/snapshot.h"
 
@@ -300,6 +301,79 @@ static void test_rows_and_errors(void **state)
 	bed_free(&b);
 }
 
+/* Ids that are none, or of the wrong kind: nothing is done. */
+static void test_hostile_ids(void **state)
+{
+	static const struct snapshot_ref refs[] = {{11, 0}, {0, IMG}, {12, SNAPSHOT_BIT | 11},
+	        {SNAPSHOT_ID_MAX + 1, IMG}, {12, UINT64_MAX}};
+	static const struct rollback_ref backs[] = {
+	        {0, 11}, {IMG, 0}, {SNAPSHOT_BIT | 11, 11}, {IMG, SNAPSHOT_ID_MAX + 1}};
+	static const struct clone_ref clones[] = {{0, 20, 0}, {IMG, 0, 0},
+	        {IMG, SNAPSHOT_BIT | 12, 0}, {SNAPSHOT_BIT, 20, 0}, {IMG, IMG, 0}};
+	static const uint64_t none = 0;
+	struct snapshot_row row;
+	struct bed b;
+
+	(void)state;
+	bed_make(&b);
+	bed_open(&b);
+	write_to(&b, IMG, 0, MIB, 1);
+	assert_int_equal(snapshot(&b, 11, IMG), 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(refs); i++)
+		assert_int_equal(store_snapshot_create(b.store, &refs[i], 1, NULL, NULL), -EINVAL);
+	for (unsigned i = 0; i < ARRAY_SIZE(backs); i++)
+		assert_int_equal(
+		        store_snapshot_rollback(b.store, &backs[i], 1, NULL, NULL), -EINVAL);
+	for (unsigned i = 0; i < ARRAY_SIZE(clones); i++)
+		assert_int_equal(store_clone(b.store, &clones[i], 1, NULL, NULL), -EINVAL);
+	assert_int_equal(store_snapshot_delete(b.store, &none, 1, NULL, NULL), -EINVAL);
+	assert_int_equal(store_snapshot_get(b.store, 11, &row), 0);
+	expect(&b, IMG, 0, MIB, 1);
+	expect(&b, snapshot_image(11), 0, MIB, 1);
+	bed_free(&b);
+}
+
+/* No image ends with content of another domain than its policy names. */
+static void test_domains_are_compared(void **state)
+{
+	const struct clone_ref into_sealed = {IMG, BED_SEALED, 1},
+	                       lie = {snapshot_image(11), 20, 1};
+	const struct image_policy sealed = {.domain = 1};
+	const uint8_t key[SEAL_KEY_LEN] = "key";
+	struct rows rows = {.text = "one"};
+	struct bed b;
+
+	(void)state;
+	bed_make(&b);
+	bed_open(&b);
+	assert_int_equal(keyring_add(b.store->keyring, 1, key), 0);
+	rows.store = b.store;
+	write_to(&b, IMG, 0, MIB, 1);
+	assert_int_equal(snapshot(&b, 11, IMG), 0);
+	assert_int_equal(store_clone(b.store, &into_sealed, 1, append_rows, &rows), -EXDEV);
+	assert_int_equal(store_clone(b.store, &lie, 1, append_rows, &rows), -EXDEV);
+	assert_int_equal(rows.calls, 0); /* nothing is recorded of what is not done */
+	struct image *img = bed_image(&b, IMG), *dst = bed_image(&b, 9);
+	store_enter(b.store);
+	store_policy_set(img, &sealed);
+	store_leave(b.store);
+	assert_int_equal(rollback(&b, IMG, 11), -EXDEV);
+	assert_int_equal(store_clone_into(img, dst, NULL, NULL), -EXDEV);
+	assert_int_equal(clone_of(&b, IMG, 20), -EXDEV);
+	/* Both policies name it, but not all of the content is there yet. */
+	const uint32_t left = 0;
+	store_enter(b.store);
+	store_policy_set(dst, &sealed);
+	store_leave(b.store);
+	store_leaving(b.store, &left, 1, false);
+	assert_int_equal(store_clone_into(img, dst, NULL, NULL), -EAGAIN);
+	bed_expect(img, 0, MIB, 1);
+	bed_expect(dst, 0, MIB, 0);
+	store_image_close(img);
+	store_image_close(dst);
+	bed_free(&b);
+}
+
 /* However often the commit fails, and whatever of the transaction had been done. */
 static void test_failed_commits(void **state)
 {
@@ -429,6 +503,169 @@ static void test_usage(void **state)
 	bed_free(&b);
 }
 
+/* --- usage and diff against what is counted one by one --- */
+
+#define OWNERS 12u
+#define AREA   600u /* chunks, of which each owner has some */
+
+struct owner {
+	uint64_t id; /* an image, or snapshot_image() */
+	uint64_t entries[AREA];
+};
+
+static unsigned chunk_at(unsigned i)
+{
+	return i % 100 + i / 100 * 70000; /* in several subtrees */
+}
+
+static void owner_read(struct bed *b, struct owner *o)
+{
+	struct map *map;
+
+	assert_int_equal(map_open(b->store->maps, o->id, &map), 0);
+	for (unsigned i = 0; i < AREA; i++)
+		assert_int_equal(map_get(map, chunk_at(i), 1, &o->entries[i]), 0);
+	map_close(map);
+}
+
+static bool owner_has(const struct owner *o, uint64_t loc, unsigned end)
+{
+	for (unsigned i = 0; i < end; i++)
+		if (entry_state(o->entries[i]) == ENTRY_DATA && entry_loc(o->entries[i]) == loc)
+			return true;
+	return false;
+}
+
+static uint64_t unique_of(const struct owner *owners, unsigned n, unsigned k)
+{
+	uint64_t count = 0;
+
+	for (unsigned i = 0; i < AREA; i++) {
+		const uint64_t e = owners[k].entries[i];
+		bool other = entry_state(e) != ENTRY_DATA || owner_has(&owners[k], entry_loc(e), i);
+		for (unsigned j = 0; !other && j < n; j++)
+			other = j != k && owner_has(&owners[j], entry_loc(e), AREA);
+		count += !other;
+	}
+	return count;
+}
+
+struct differs {
+	const struct owner *a, *b;
+	uint64_t told; /* chunks */
+};
+
+static int told_differs(void *arg, uint64_t off, uint64_t len, enum diff_state state)
+{
+	struct differs *d = arg;
+
+	(void)state;
+	for (unsigned i = 0; i < AREA; i++) {
+		const uint64_t at = (uint64_t)chunk_at(i) * CHUNK_SIZE;
+		if (at < off || at >= off + len)
+			continue;
+		assert_true(d->a->entries[i] != d->b->entries[i]);
+		d->told++;
+	}
+	return 0;
+}
+
+static void expect_differences(struct bed *b, const struct owner *x, const struct owner *y)
+{
+	struct differs d = {x, y, 0};
+	uint64_t want = 0;
+
+	for (unsigned i = 0; i < AREA; i++)
+		want += x->entries[i] != y->entries[i];
+	assert_int_equal(store_diff(b->store, x->id, y->id, told_differs, &d), 0);
+	assert_int_equal(d.told, want);
+}
+
+/* Images and snapshots that share in every way: what is told of each is what can be counted. */
+static void test_usage_and_diff_are_exact(void **state)
+{
+	static struct owner owners[OWNERS];
+	struct rng rng = rng_fork(3, 3);
+	struct bed b;
+
+	(void)state;
+	bed_make(&b);
+	bed_open(&b);
+	for (unsigned k = 0; k < OWNERS; k++) {
+		const uint64_t img = 1 + rng_below(&rng, 3);
+		for (unsigned n = 0; n < 60; n++)
+			write_to(&b, img,
+			        (uint64_t)chunk_at((unsigned)rng_below(&rng, AREA)) * CHUNK_SIZE,
+			        CHUNK_SIZE, 1 + rng_below(&rng, 300));
+		assert_int_equal(snapshot(&b, snapshot_id(k + 1, 0), img), 0);
+		owners[k].id = snapshot_image(snapshot_id(k + 1, 0));
+		if (k < 3)
+			owners[k].id =
+			        k + 1; /* the images themselves; those snapshots are deleted */
+		if (k == 7)
+			assert_int_equal(clone_of(&b, owners[5].id, 3), 0);
+	}
+	for (unsigned k = 0; k < 3; k++)
+		assert_int_equal(delete (&b, snapshot_id(k + 1, 0)), 0);
+	for (unsigned k = 0; k < OWNERS; k++)
+		owner_read(&b, &owners[k]);
+	for (unsigned k = 0; k < OWNERS; k++) {
+		struct snapshot_usage u = {.id = owners[k].id & ~SNAPSHOT_BIT};
+		struct image_stats is;
+		if (k < 3) {
+			assert_int_equal(
+			        store_image_stats(b.store, &owners[k].id, 1, true, NULL, NULL, &is),
+			        0);
+			u.unique_chunks = is.unique_chunks;
+		} else {
+			assert_int_equal(store_snapshot_usage(b.store, &u, 1, NULL, NULL), 0);
+		}
+		assert_int_equal(u.unique_chunks, unique_of(owners, OWNERS, k));
+		expect_differences(&b, &owners[k], &owners[(k + 1) % OWNERS]);
+	}
+	bed_free(&b);
+}
+
+/* A walk over snapshots that share a tree does not read it for each of them. */
+static void test_a_thousand_snapshots_cost_what_they_differ_by(void **state)
+{
+	const unsigned n = 1000;
+	struct snapshot_usage *usage = calloc(n, sizeof(*usage));
+	struct gc_report report;
+	uint64_t reads;
+	struct bed b;
+
+	(void)state;
+	bed_make(&b);
+	b.cfg.map_bytes = 64 << 10; /* nothing of it is found in the cache */
+	bed_open(&b);
+	struct image *src = bed_image(&b, 1), *img = bed_image(&b, IMG);
+	uint64_t shared;
+	bed_write(src, 0, MIB, 1);
+	assert_int_equal(store_sync(b.store), 0);
+	for (uint64_t leaf = 0; leaf < 2000; leaf++) {
+		store_enter(b.store);
+		assert_int_equal(store_share(src, 0, img, leaf * 8 * MIB, MIB, &shared), 0);
+		store_leave(b.store);
+	}
+	store_image_close(src);
+	for (unsigned k = 0; k < n; k++) {
+		bed_write(img, k * 8 * MIB, CHUNK_SIZE, 100 + k);
+		usage[k].id = snapshot_id(k + 1, 0);
+		assert_int_equal(snapshot(&b, usage[k].id, IMG), 0);
+	}
+	store_image_close(img);
+	reads = fake_meta_reads(b.meta);
+	assert_int_equal(store_gc(b.store, false, NULL, NULL, &report), 0);
+	/* 2,000 leaves; for each snapshot its row, and the three nodes that it has of its own. */
+	assert_true(fake_meta_reads(b.meta) - reads < 2000 + n * 8);
+	reads = fake_meta_reads(b.meta);
+	assert_int_equal(store_snapshot_usage(b.store, usage, n, NULL, NULL), 0);
+	assert_true(fake_meta_reads(b.meta) - reads < 2 * 2000 + n * 16);
+	bed_free(&b);
+	free(usage);
+}
+
 /* 1 TiB, sparse, n times 64 MiB of it mapped. */
 static void make_large(struct bed *b, unsigned n)
 {
@@ -538,9 +775,13 @@ int main(void)
 	        cmocka_unit_test(test_clone_into_open_image),
 	        cmocka_unit_test(test_handles_are_for_reading),
 	        cmocka_unit_test(test_rows_and_errors),
+	        cmocka_unit_test(test_hostile_ids),
+	        cmocka_unit_test(test_domains_are_compared),
 	        cmocka_unit_test(test_failed_commits),
 	        cmocka_unit_test(test_diff),
 	        cmocka_unit_test(test_usage),
+	        cmocka_unit_test(test_usage_and_diff_are_exact),
+	        cmocka_unit_test(test_a_thousand_snapshots_cost_what_they_differ_by),
 	        cmocka_unit_test(test_costs_the_same_at_any_size),
 	        cmocka_unit_test(test_copies_during_collection),
 	};
