@@ -24,8 +24,10 @@
 #define VMDK_SECTOR     512u
 #define VMDK_TEXT       "# Disk DescriptorFile"
 
-#define VDI_MAGIC_AT 64u
-#define VDI_MAGIC    0xbeda107fu
+/* VDI, little-endian */
+#define VDI_MAGIC_AT   64u
+#define VDI_MAGIC      0xbeda107fu
+#define VDI_HEAD_BYTES 512u
 
 struct format_row {
 	const char *name, *driver;
@@ -196,7 +198,21 @@ static int vmdk_check(const uint8_t *head, size_t len, struct errmsg *em)
 	return 0;
 }
 
-int disk_format_check(enum disk_format format, const uint8_t *head, size_t len, struct errmsg *em)
+/* Other readers take what is behind the end of a VDI for zeros. */
+static int vdi_check(const uint8_t *head, size_t len, uint64_t file_bytes, struct errmsg *em)
+{
+	if (len < VDI_HEAD_BYTES || get_u32(head + VDI_MAGIC_AT) != VDI_MAGIC)
+		return is_none(em, "VDI");
+	const uint64_t data = get_u32(head + 344), blocks = get_u32(head + 388);
+	const uint64_t block_bytes = (uint64_t)get_u32(head + 376) + get_u32(head + 380);
+	const bool cut = block_bytes && blocks > file_bytes / block_bytes;
+	if (cut || data + blocks * block_bytes > file_bytes)
+		return errmsg_set(em, -EINVAL, "it is cut: fetch it again");
+	return 0;
+}
+
+int disk_format_check(enum disk_format format, const uint8_t *head, size_t len, uint64_t file_bytes,
+        struct errmsg *em)
 {
 	switch (format) {
 	case DISK_QCOW2:
@@ -208,9 +224,7 @@ int disk_format_check(enum disk_format format, const uint8_t *head, size_t len, 
 	case DISK_VHD:
 		return begins(head, len, "conectix", 8) ? 0 : is_none(em, "dynamic VHD");
 	case DISK_VDI:
-		return len >= VDI_MAGIC_AT + 4 && get_u32(head + VDI_MAGIC_AT) == VDI_MAGIC
-		               ? 0
-		               : is_none(em, "VDI");
+		return vdi_check(head, len, file_bytes, em);
 	default:
 		return 0;
 	}

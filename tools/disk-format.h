@@ -33,6 +33,9 @@ int disk_format_of_name(const char *path, enum disk_format *ret_format) MUST_CHE
  */
 int disk_format_detect(const uint8_t *head, size_t len, enum disk_format *ret_format,
         struct errmsg *em) MUST_CHECK;
-/* -EPERM: it refers to other files; -ENOTSUP: encrypted; -EINVAL: is none; with a message. */
-int disk_format_check(
-        enum disk_format format, const uint8_t *head, size_t len, struct errmsg *em) MUST_CHECK;
+/*
+ * file_bytes: how long the file is.  -EPERM: it refers to other files; -ENOTSUP: encrypted;
+ * -EINVAL: is none, or cut; with a message.
+ */
+int disk_format_check(enum disk_format format, const uint8_t *head, size_t len, uint64_t file_bytes,
+        struct errmsg *em) MUST_CHECK;

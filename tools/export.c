@@ -106,8 +106,7 @@ static int open_failed(const struct export *e, const char *name, int err)
 		        e->image, e->in.path, name, e->t.mountpoint);
 	if (err == EACCES && name)
 		return cmd_fail(WEIR_EXIT_FAILED,
-		        "cannot export '%s': snapshots are open to the owner of '%s' and root only "
-		        "(--live reads the image as it is)",
+		        "cannot export '%s': snapshots are open to the owner of '%s' and root only",
 		        e->image, e->t.mountpoint);
 	if (err == EOPNOTSUPP && name)
 		return cmd_fail(WEIR_EXIT_FAILED,
@@ -184,6 +183,11 @@ static int source_begin(struct export *e)
 		return code;
 	close(e->fd);
 	e->fd = -1;
+	if (access(e->t.dir, X_OK) < 0)
+		return cmd_fail(WEIR_EXIT_FAILED,
+		        "cannot export '%s': only who owns datastore '%s' may take a snapshot for "
+		        "it (--live reads the image as it is)",
+		        e->image, e->t.dir);
 	code = snapshot_take(e);
 	return code ? code : source_open(e, e->temporary);
 }
@@ -194,6 +198,8 @@ static int export_failed(const struct export *e, int err, const struct errmsg *e
 {
 	if (err == -EINTR)
 		return cmd_fail(WEIR_EXIT_FAILED, "the export of '%s' was interrupted", e->image);
+	if (err == -ENOKEY)
+		return open_failed(e, NULL, ENOKEY);
 	return cmd_fail(WEIR_EXIT_FAILED, "cannot export '%s' to '%s': %s", e->image,
 	        e->to_stdout ? "stdout" : e->file, em->text[0] ? em->text : strerror(-err));
 }
@@ -321,11 +327,13 @@ static void summary_print(const struct export *e)
 		        e->verify ? ", compared" : "", text_ns(took, ns));
 		return;
 	}
-	cmd_print_json(json_pack("{s:o, s:o, s:s, s:I, s:I, s:I, s:b, s:f}", "image",
+	json_t *json = json_pack("{s:o, s:o, s:s, s:I, s:I, s:I, s:b, s:f}", "image",
 	        text_json(e->image), "file", text_json(e->file), "format",
 	        disk_format_name(e->format), "size_bytes", (json_int_t)e->st.st_size, "data_bytes",
 	        (json_int_t)e->data_bytes, "file_bytes", (json_int_t)file_bytes, "verified",
-	        e->verify, "seconds", (double)ns / 1e9));
+	        e->verify, "seconds", (double)ns / 1e9);
+	cmd_print_json(json);
+	json_decref(json);
 }
 
 static int export_image(struct export *e)

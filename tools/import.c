@@ -53,6 +53,11 @@ static int import_failed(const struct import *im, int err, const struct errmsg *
 {
 	if (err == -EINTR)
 		return cmd_fail(WEIR_EXIT_FAILED, "the import of '%s' was interrupted", im->file);
+	if (err == -ENOKEY)
+		return cmd_fail(WEIR_EXIT_FAILED,
+		        "cannot import to '%s': the key of its directory is locked (weir key "
+		        "unlock)",
+		        im->image);
 	return cmd_fail(WEIR_EXIT_FAILED, "cannot import '%s' to '%s': %s",
 	        im->from_stdin ? "stdin" : im->file, im->image,
 	        em->text[0] ? em->text : strerror(-err));
@@ -85,10 +90,11 @@ static int source_look(struct import *im, struct errmsg *em)
 
 	if (!head)
 		return -ENOMEM;
+	const uint64_t file_bytes = (uint64_t)lseek(im->fd, 0, SEEK_END); /* errors: no limit */
 	int r = head_read(im->fd, head, &len, em);
 	if (r == 0 && !im->format_given)
 		r = disk_format_detect(head, len, &im->format, em);
-	return r < 0 ? r : disk_format_check(im->format, head, len, em);
+	return r < 0 ? r : disk_format_check(im->format, head, len, file_bytes, em);
 }
 
 static int source_open(struct import *im, struct errmsg *em)
@@ -301,11 +307,13 @@ static void summary_print(const struct import *im)
 		        im->verify ? ", compared" : "", text_ns(took, ns));
 		return;
 	}
-	cmd_print_json(json_pack("{s:o, s:o, s:s, s:I, s:I, s:b, s:b, s:f}", "image",
+	json_t *json = json_pack("{s:o, s:o, s:s, s:I, s:I, s:b, s:b, s:f}", "image",
 	        text_json(im->image), "file", text_json(im->file), "format",
 	        disk_format_name(im->format), "size_bytes", (json_int_t)im->size_bytes,
 	        "data_bytes", (json_int_t)data_bytes, "verified", im->verify, "confined",
-	        im->format == DISK_RAW || confine_can(), "seconds", (double)ns / 1e9));
+	        im->format == DISK_RAW || confine_can(), "seconds", (double)ns / 1e9);
+	cmd_print_json(json);
+	json_decref(json);
 }
 
 static int import_file(struct import *im)

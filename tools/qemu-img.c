@@ -197,13 +197,25 @@ static int output_read(struct run *run, int fd)
 	}
 }
 
+/* Our way to name the first file is not the user's. */
+static void name_remove(const struct run *run, char *line)
+{
+	char *at = strstr(line, run->images[0]);
+
+	if (!at || !*run->images[0])
+		return;
+	memcpy(at, "it", 2);
+	char *rest = at + strlen(run->images[0]);
+	memmove(at + 2, rest, strlen(rest) + 1);
+}
+
 /* The first line that it said and that is no warning, without its own name. */
 static void error_text(const struct run *run, char *text, size_t len)
 {
 	static const char own_name[] = "qemu-img: ", warning[] = "warning: ";
-	char said[2048], *save = NULL;
+	char said[2048], none[] = "it failed and said nothing", *save = NULL;
 	const ssize_t n = pread(run->errors, said, sizeof(said) - 1, 0);
-	const char *found = "it failed and said nothing";
+	char *found = none;
 
 	said[n > 0 ? n : 0] = '\0';
 	for (char *line = strtok_r(said, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
@@ -214,6 +226,7 @@ static void error_text(const struct run *run, char *text, size_t len)
 			break;
 		}
 	}
+	name_remove(run, found);
 	text_name(text, len, found);
 }
 

@@ -88,6 +88,23 @@ refused 16 "not a snapshot" "$WEIR" export mnt/vm/a.raw@first f/x.raw --live
 no_leftovers
 ok "snapshots"
 
+mkdir mnt/sealed
+head -c 32 /dev/urandom >one.key
+weir key create mnt k --key-file one.key >/dev/null
+weir filter attach mnt/sealed encrypt key=k >/dev/null
+run 0 "$WEIR" import disk mnt/sealed/a --verify
+run 0 "$WEIR" export mnt/sealed/a f/sealed.raw
+cmp disk f/sealed.raw
+weir snapshot create mnt/sealed s >/dev/null
+run 0 "$WEIR" export mnt/sealed/a@s f/sealed.raw --force
+cmp disk f/sealed.raw
+weir key lock mnt k >/dev/null
+refused 8 "it is locked (weir key unlock)" "$WEIR" export mnt/sealed/a f/x.raw
+refused 8 "it is locked (weir key unlock)" "$WEIR" export mnt/sealed/a@s f/x.raw
+refused 8 "is locked (weir key unlock)" "$WEIR" import disk mnt/sealed/b
+no_leftovers
+ok "encrypted images"
+
 # --- mistakes ---
 
 refused 16 "does not say which format" "$WEIR" export mnt/vm/a.raw f/x
@@ -228,6 +245,13 @@ for bytes in 300 2000000 9000000; do
 	head -c $bytes f/a.qcow2 >cut.qcow2
 	refuse_import "it is damaged, as 'qemu-img check' says" cut.qcow2
 done
+head -c 70000 f/a.vdi >cut.vdi
+refuse_import "it is cut" cut.vdi
+head -c 2000000 f/a.vmdk >cut.vmdk
+refuse_import "qemu-img: " cut.vmdk
+head -c 3000000 f/a.vhdx >cut.vhdx
+refuse_import "qemu-img: " cut.vhdx
+says_not err "json:"
 qemu-img create -q -f qcow2 big.qcow2 64T
 refuse_import "its disk is of 64.0 TiB, an image is of 16.0 TiB at most" big.qcow2
 no_leftovers

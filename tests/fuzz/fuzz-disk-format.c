@@ -14,7 +14,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		ASSERT(em.text[0]);
 	for (unsigned f = 0; f < DISK_FORMATS; f++) {
 		em.text[0] = '\0';
-		if (disk_format_check((enum disk_format)f, data, size, &em) < 0)
+		if (disk_format_check((enum disk_format)f, data, size, size * 20, &em) < 0)
 			ASSERT(em.text[0]);
 	}
 	return 0;

@@ -31,7 +31,7 @@ static void qcow2_make(uint8_t head[512], uint32_t version)
 static int check(enum disk_format format, const uint8_t *head, size_t len, const char *text)
 {
 	struct errmsg em = {0};
-	const int r = disk_format_check(format, head, len, &em);
+	const int r = disk_format_check(format, head, len, 1 << 20, &em);
 
 	if (r < 0 && !strstr(em.text, text))
 		fail_msg("'%s' does not say '%s'", em.text, text);
@@ -160,6 +160,24 @@ static void a_vmdk_that_refers_to_files_is_refused(void **state)
 	assert_int_equal(check(DISK_VMDK, head, sizeof(head), "not at its beginning"), -ENOTSUP);
 }
 
+static void a_vdi_that_is_cut_is_refused(void **state)
+{
+	uint8_t head[512] = {0};
+
+	memcpy(head + 64, "\x7f\x10\xda\xbe", 4);
+	put_u32(head + 344, 4096);
+	put_u32(head + 376, 4096);
+	put_u32(head + 388, 255);
+	assert_int_equal(check(DISK_VDI, head, sizeof(head), ""), 0);
+	put_u32(head + 388, 256);
+	assert_int_equal(check(DISK_VDI, head, sizeof(head), "it is cut"), -EINVAL);
+	put_u32(head + 388, UINT32_MAX);
+	put_u32(head + 376, UINT32_MAX);
+	put_u32(head + 380, UINT32_MAX);
+	assert_int_equal(check(DISK_VDI, head, sizeof(head), "it is cut"), -EINVAL);
+	assert_int_equal(check(DISK_VDI, head, 511, "no VDI"), -EINVAL);
+}
+
 static void the_end_of_a_name_tells_a_format(void **state)
 {
 	enum disk_format format;
@@ -186,6 +204,7 @@ int main(void)
 	        cmocka_unit_test(a_qcow2_with_a_data_file_or_a_cipher_is_refused),
 	        cmocka_unit_test(a_vmdk_of_one_file_is_taken),
 	        cmocka_unit_test(a_vmdk_that_refers_to_files_is_refused),
+	        cmocka_unit_test(a_vdi_that_is_cut_is_refused),
 	        cmocka_unit_test(the_end_of_a_name_tells_a_format),
 	};
 
