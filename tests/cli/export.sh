@@ -88,6 +88,32 @@ refused 16 "not a snapshot" "$WEIR" export mnt/vm/a.raw@first f/x.raw --live
 no_leftovers
 ok "snapshots"
 
+# 16 blocks are counted up one after the other: of one instant, none is ahead of the one before.
+truncate -s 64M mnt/w
+python3 - <<'END' &
+import os, struct, time
+fd, n, end = os.open("mnt/w", os.O_RDWR), 0, time.time() + 2
+while time.time() < end:
+    n += 1
+    for i in range(16):
+        os.pwrite(fd, struct.pack("<Q", n) * 512, i << 22)
+END
+writer=$!
+sleep 0.5
+for i in 1 2 3; do
+	run 0 "$WEIR" export mnt/w f/w$i.raw --verify
+done
+wait $writer
+python3 - <<'END' || fail "the copy is of several instants"
+import struct
+for i in "123":
+    with open(f"f/w{i}.raw", "rb") as f:
+        v = [f.seek(k << 22) is None or struct.unpack("<Q", f.read(8))[0] for k in range(16)]
+    assert v[0] > 0 and v == sorted(v, reverse=True) and v[0] - v[-1] <= 1, v
+END
+rm mnt/w
+ok "what is written meanwhile"
+
 mkdir mnt/sealed
 head -c 32 /dev/urandom >one.key
 weir key create mnt k --key-file one.key >/dev/null
