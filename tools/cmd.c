@@ -26,6 +26,8 @@ const struct command *const commands[] = {
         &cmd_snapshot,
         &cmd_clone,
         &cmd_diff,
+        &cmd_export,
+        &cmd_import,
         &cmd_filter,
         &cmd_policy,
         &cmd_audit,
@@ -76,14 +78,28 @@ const char *command_word(const struct command *cmd)
 	return space ? space + 1 : cmd->name;
 }
 
+/* In one write: another process may report on the same terminal (weir send --to). */
+static void message_print(const char *fmt, va_list ap, const char *see)
+{
+	CLEANUP(free_ptr) char *text = NULL;
+	CLEANUP(free_ptr) char *line = NULL;
+
+	if (vasprintf(&text, fmt, ap) < 0)
+		text = NULL;
+	const char *said = text ? text : "out of memory";
+	const int n = see ? asprintf(&line, "weir: %s (see 'weir help %s')\n", said, see)
+	                  : asprintf(&line, "weir: %s\n", said);
+	if (n < 0)
+		line = NULL;
+	fputs(line ? line : "weir: out of memory\n", stderr);
+}
+
 int cmd_fail(enum weir_exit code, const char *fmt, ...)
 {
 	va_list ap;
 
 	va_start(ap, fmt);
-	fputs("weir: ", stderr);
-	vfprintf(stderr, fmt, ap);
-	fputc('\n', stderr);
+	message_print(fmt, ap, NULL);
 	va_end(ap);
 	return code;
 }
@@ -93,9 +109,7 @@ int cmd_misused(const struct command *cmd, const char *fmt, ...)
 	va_list ap;
 
 	va_start(ap, fmt);
-	fputs("weir: ", stderr);
-	vfprintf(stderr, fmt, ap);
-	fprintf(stderr, " (see 'weir help %s')\n", cmd->name);
+	message_print(fmt, ap, cmd->name);
 	va_end(ap);
 	return WEIR_EXIT_USAGE;
 }

@@ -29,19 +29,30 @@ struct diff {
 	bool pending;
 };
 
+/* An image is raw: what is there is at its own offset. */
+static void extent_print_json(const struct extent *e, const char *before)
+{
+	const bool data = !strcmp(e->state, "data"), hole = !strcmp(e->state, "hole");
+	const unsigned long long start = e->start, len = e->len;
+
+	printf("%s{ \"start\": %llu, \"length\": %llu, \"depth\": 0, \"present\": %s, "
+	       "\"zero\": %s, \"data\": %s",
+	        before, start, len, hole ? "false" : "true", data ? "false" : "true",
+	        data ? "true" : "false");
+	if (hole)
+		putchar('}');
+	else
+		printf(", \"offset\": %llu}", start);
+}
+
 static void extent_print(struct diff *d)
 {
 	const struct extent *e = &d->last;
-	const bool data = !strcmp(e->state, "data"), hole = !strcmp(e->state, "hole");
 
 	if (!d->pending)
 		return;
 	if (d->as_json)
-		printf("%s{ \"start\": %llu, \"length\": %llu, \"depth\": 0, \"present\": %s, "
-		       "\"zero\": %s, \"data\": %s}",
-		        d->n ? ",\n" : "[", (unsigned long long)e->start,
-		        (unsigned long long)e->len, hole ? "false" : "true",
-		        data ? "false" : "true", data ? "true" : "false");
+		extent_print_json(e, d->n ? ",\n" : "[");
 	else
 		printf("%16llu %16llu  %s\n", (unsigned long long)e->start,
 		        (unsigned long long)e->len, e->state);

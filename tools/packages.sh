@@ -6,7 +6,7 @@ packages_build="gcc meson ninja-build pkg-config libc6-dev libfuse3-dev libxxhas
 	libsqlite3-dev libjansson-dev libblkid-dev libext2fs-dev libpng-dev libseccomp-dev libssl-dev
 	libyara-dev"
 packages_run="fuse3 sqlite3 attr"
-packages_test="libcmocka-dev python3 clang clang-format acl util-linux jq mandoc man-db fio
+packages_test="libcmocka-dev qemu-utils python3 clang clang-format acl util-linux jq mandoc man-db fio
 	e2fsprogs dosfstools fdisk ntfs-3g xfsprogs cryptsetup-bin mount procps"
 packages_guest="mmdebstrap e2fsprogs dosfstools mtools fdisk syslinux syslinux-common
 	qemu-system-x86 qemu-utils"

@@ -28,6 +28,17 @@ static const struct cmd_option rollback_options[] = {
         {0},
 };
 
+/* Written as clone and diff have it, TARGET@NAME?  0, or WEIR_EXIT_USAGE, reported. */
+static int name_check(const struct command *cmd, int argc, char **argv, int want)
+{
+	const char *at = want > 1 && argc - optind == want - 1 ? strrchr(argv[optind], '@') : NULL;
+
+	if (!at)
+		return 0;
+	return cmd_misused(cmd, "%s: write '%.*s %s', not '%s'", cmd->name,
+	        (int)(at - argv[optind]), argv[optind], at + 1, argv[optind]);
+}
+
 /* TARGET NAME [more], with the daemon; key: what the third argument is in the request. */
 static int snapshot_call(const struct command *cmd, int argc, char **argv, const char *op,
         const char *key, const char *third, target_print_fn *print)
@@ -37,6 +48,8 @@ static int snapshot_call(const struct command *cmd, int argc, char **argv, const
 	struct filter_options opt;
 	int code = filter_options_read(cmd, argc, argv, &opt);
 
+	if (code == 0)
+		code = name_check(cmd, argc, argv, n);
 	if (code == 0)
 		code = cmd_args_check(cmd, argc, argv, args, n, n);
 	if (code)
@@ -114,7 +127,7 @@ static char *holders_line(char *buf, size_t len, const json_t *holders)
 static void snapshot_row(struct table *t, const json_t *s)
 {
 	const json_t *unique = json_object_get(s, "unique_bytes");
-	char buf[TEXT_LEN], text[512], holders[512];
+	char buf[TEXT_LEN], text[512], of[512 + 8], holders[512];
 
 	table_add(t, name_of(s));
 	table_add(t, text_time(buf, json_u64(s, "time_ns")));
@@ -124,10 +137,9 @@ static void snapshot_row(struct table *t, const json_t *s)
 	table_add(t, json_is_null(unique) ? "?" : text_size(buf, json_u64(s, "unique_bytes")));
 	holders_line(holders, sizeof(holders), json_object_get(s, "holders"));
 	table_add(t, *holders ? holders : "-");
-	filter_target_name(text, sizeof(text) - 8, s);
-	if (json_is_true(json_object_get(s, "gone")))
-		strcat(text, " (gone)");
-	table_add(t, text);
+	snprintf(of, sizeof(of), "%s%s", filter_target_name(text, sizeof(text), s),
+	        json_is_true(json_object_get(s, "gone")) ? " (gone)" : "");
+	table_add(t, of);
 }
 
 static void list_print(const struct target *target, const json_t *json)
@@ -153,6 +165,8 @@ static int report_call(const struct command *cmd, int argc, char **argv, const c
 	struct filter_options opt;
 	int code = filter_options_read(cmd, argc, argv, &opt);
 
+	if (code == 0)
+		code = name_check(cmd, argc, argv, n);
 	if (code == 0)
 		code = cmd_args_check(cmd, argc, argv, args, n, n);
 	if (code)

@@ -28,7 +28,8 @@ int snapshot_target_image(struct ns *ns, const char *path, struct target *ret_t,
 	const int r = filter_target(ns, path, ret_t, em);
 
 	if (r == 0 && ret_t->dir)
-		return errmsg_set(em, -EISDIR, "'%s' is no image", *path ? path : "/");
+		return errmsg_set(em, -EISDIR, "'%s' is a directory: name an image in it",
+		        *path ? path : "/");
 	return r;
 }
 

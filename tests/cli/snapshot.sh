@@ -26,6 +26,8 @@ for bad in .x -x a/b a@b "a b" ""; do
 	refused 8 "is no name of a snapshot" "$WEIR" snapshot create mnt/c.raw -- "$bad"
 done
 refused 8 "cannot find" "$WEIR" snapshot create mnt/vm/none x
+refused 16 "write 'mnt/c.raw x', not 'mnt/c.raw@x'" "$WEIR" snapshot create mnt/c.raw@x
+refused 8 "'vm' is a directory: name an image in it" "$WEIR" snapshot rollback mnt/vm both
 ok "create"
 
 dd if=two of=mnt/vm/a.raw bs=1M count=2 conv=notrunc 2>/dev/null
@@ -33,6 +35,7 @@ truncate -s 6M mnt/vm/a.raw
 cp mnt/vm/a.raw changed
 run 0 "$WEIR" snapshot list mnt/vm/a.raw
 for name in first both all; do says out "$name "; done
+grep -qE '^all .* the datastore$' out || fail "list: $(cat out)"
 run 0 "$WEIR" snapshot list mnt/c.raw
 says_not out "both"
 run 0 "$WEIR" snapshot list mnt --json
@@ -44,6 +47,7 @@ jq -e '[.image_list[].path] | sort == ["vm/a.raw", "vm/b.raw"]' out >/dev/null |
 run 0 "$WEIR" snapshot show mnt/vm/a.raw all
 says out "vm/b.raw"
 refused 8 "has no snapshot 'none'" "$WEIR" snapshot show mnt/vm none
+refused 16 "write 'mnt/vm both'" "$WEIR" snapshot show mnt/vm@both
 ok "list and show"
 
 run 0 "$WEIR" snapshot rename mnt/vm/a.raw first start
@@ -66,7 +70,7 @@ ok "rename, hold, release"
 run 0 "$WEIR" diff mnt/vm/a.raw@start mnt/vm/a.raw@both --json
 [ "$(cat out)" = "[]" ] || fail "diff: $(cat out)"
 run 0 "$WEIR" diff mnt/vm/a.raw@start mnt/vm/a.raw --json
-jq -e '. == [{start: 0, length: 2097152, depth: 0, present: true, zero: false, data: true},
+jq -e '. == [{start: 0, length: 2097152, depth: 0, present: true, zero: false, data: true, offset: 0},
 	{start: 6291456, length: 2097152, depth: 0, present: false, zero: true, data: false}]' out >/dev/null ||
 	fail "diff: $(cat out)"
 run 0 "$WEIR" diff mnt/vm/a.raw mnt/vm/a.raw@start
