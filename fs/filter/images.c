@@ -11,6 +11,12 @@
  * image does not open; not beyond the inode.  What nobody needs any more is swept when another image
  * is opened or closed.
  *
+ * A file in a snapshot is opened here, too, under the owner of its captured rows (snapshot_image()),
+ * which is no inode's number.  Its stack has what its bytes depend on and nothing else: observers
+ * look at what a guest does, limits and protection are for guests.  So scan does not look at it; what is
+ * copied or cloned from it into the mount is looked at there.  Nothing of it changes: state
+ * that a stage puts is refused, and there is nothing to put into quarantine.
+ *
  * What lies below.  The vfs's table of functions is kept, ours stands in front of it: requests and
  * prefetches go on to the vfs, state and messages stay here.
  */
@@ -21,6 +27,12 @@
 
 #include "base/log.h"
 #include "fs/filter/manager-private.h"
+#include "fs/snapshot/records.h"
+
+static bool is_snapshot(const struct filter_image *fi)
+{
+	return fi->ino & SNAPSHOT_BIT;
+}
 
 /* --- the table; under images_lock --- */
 
@@ -196,10 +208,18 @@ static void unopenable_note(struct unopenable *u, struct filter_image *fi)
 	pthread_mutex_unlock(&fi->notes_lock);
 }
 
+static bool is_there(struct manager *m, uint64_t ino)
+{
+	struct ns_inode inode;
+
+	if (ino & SNAPSHOT_BIT)
+		return snapshot_owner_check(m->ds->ns, ino) == 0;
+	return ns_inode_get(m->ds->ns, ino, &inode) == 0 && inode.nlink > 0;
+}
+
 void images_unopenable(struct manager *m, image_reason_fn *fn, void *arg)
 {
 	struct unopenable u = {0};
-	struct ns_inode inode;
 
 	pthread_mutex_lock(&m->images_lock);
 	for (unsigned b = 0; b < FILTER_IMAGE_BUCKETS; b++)
@@ -207,7 +227,7 @@ void images_unopenable(struct manager *m, image_reason_fn *fn, void *arg)
 			unopenable_note(&u, fi);
 	pthread_mutex_unlock(&m->images_lock);
 	for (size_t i = 0; i < u.n; i++) /* what was deleted meanwhile needs no opening */
-		if (ns_inode_get(m->ds->ns, u.items[i].ino, &inode) == 0 && inode.nlink > 0)
+		if (is_there(m, u.items[i].ino))
 			fn(arg, u.items[i].ino, u.items[i].reason);
 	free(u.items);
 }
@@ -241,7 +261,7 @@ static int below_state_put(void *arg, uint64_t link, const char *name, const voi
 {
 	struct filter_image *fi = arg;
 
-	if (fi->m->read_only)
+	if (fi->m->read_only || is_snapshot(fi))
 		return -EROFS;
 	const int r = state_put(fi->state, link, name, data, len);
 	if (!r)
@@ -282,7 +302,10 @@ static void below_quarantine(void *arg, uint64_t link, const char *why)
 	char type[32];
 
 	image_link_type(fi, link, type);
-	notices_quarantine(fi->m->notices, fi->ino, type, why);
+	if (is_snapshot(fi))
+		notices_say(fi->m->notices, fi->ino, type, STAGE_SEVERITY_ALERT, why);
+	else
+		notices_quarantine(fi->m->notices, fi->ino, type, why);
 }
 
 static struct pipeline_below below_of(struct filter_image *fi)
@@ -317,6 +340,14 @@ int image_state_open(struct filter_image *fi, struct errmsg *em)
 	return 0;
 }
 
+/* Its rows were read; they were all there if it still is. */
+static int snapshot_check(struct filter_image *fi, struct errmsg *em)
+{
+	const int r = snapshot_owner_check(fi->m->ds->ns, fi->ino);
+
+	return r == -ENOENT ? errmsg_set(em, -ESTALE, "the snapshot is gone") : r;
+}
+
 /* With fi->lock held. */
 static int image_open(struct filter_image *fi, struct errmsg *em)
 {
@@ -332,9 +363,13 @@ static int image_open(struct filter_image *fi, struct errmsg *em)
 		r = keys_check_domain(m, mf->domain, em);
 	if (!r)
 		r = image_state_open(fi, em);
+	if (!r && is_snapshot(fi))
+		r = snapshot_check(fi, em);
 	if (r < 0)
 		return r;
-	if (missing)
+	if (is_snapshot(fi))
+		manifest_keep_needed(mf);
+	else if (missing)
 		log_warn("inode %" PRIu64 ": %u filters that only look on are missing and left out",
 		        fi->ino, missing);
 	image_note_links(fi, &mf->plan);
@@ -359,11 +394,12 @@ static int hook_open(void *arg, uint64_t ino, struct pipeline_below *below, stru
 	if (!r)
 		*ret_p = fi->pipeline;
 	pthread_mutex_unlock(&fi->lock);
-	image_reason_set(fi, r < 0 ? (em.text[0] ? em.text : strerror(-r)) : "");
+	const bool stays = r < 0 && r != -ESTALE;
+	image_reason_set(fi, stays ? (em.text[0] ? em.text : strerror(-r)) : "");
 	if (!r)
 		return 0; /* the reference is the pipeline's */
 	image_put(fi);
-	return r == -ENOMEM || r == -ENOKEY ? r : -EIO;
+	return r == -ENOMEM || r == -ENOKEY || r == -ESTALE ? r : -EIO;
 }
 
 static void hook_close(void *arg, uint64_t ino, struct pipeline *p)
@@ -452,17 +488,23 @@ static int hook_may_remove(void *arg, uint64_t ino)
 	return r;
 }
 
+void image_gone(struct manager *m, uint64_t ino)
+{
+	struct filter_image *fi = image_peek(m, ino);
+
+	if (!fi)
+		return;
+	pthread_mutex_lock(&m->images_lock);
+	fi->gone = true;
+	pthread_mutex_unlock(&m->images_lock);
+	image_put(fi);
+}
+
 static void hook_gone(void *arg, uint64_t ino)
 {
 	struct manager *m = arg;
-	struct filter_image *fi = image_peek(m, ino);
 
-	if (fi) {
-		pthread_mutex_lock(&m->images_lock);
-		fi->gone = true;
-		pthread_mutex_unlock(&m->images_lock);
-		image_put(fi);
-	}
+	image_gone(m, ino);
 	notices_lifted(m->notices, ino);
 }
 
