@@ -60,6 +60,7 @@ static struct ov_leaf *leaf_get(
 	pthread_mutex_lock(&img->lock);
 	l->image_next = img->groups[g].leaves;
 	img->groups[g].leaves = l;
+	img->groups[g].n_leaves++;
 	pthread_mutex_unlock(&img->lock);
 	atomic_fetch_add_explicit(&grp->n_leaves, 1, memory_order_relaxed);
 	return l;
@@ -725,6 +726,8 @@ static struct ov_leaf *image_release(struct image *img, unsigned g)
 	pthread_mutex_lock(&img->lock);
 	struct ov_leaf *l = ig->leaves;
 	ig->leaves = ig->unlogged = NULL;
+	free(STEAL(ig->sorted));
+	ig->n_leaves = ig->n_sorted = 0;
 	punches_clear(&ig->punches);
 	atomic_store_explicit(&ig->n_punches, 0, memory_order_release);
 	atomic_store_explicit(&ig->unlogged_bytes, 0, memory_order_relaxed);

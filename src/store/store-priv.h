@@ -84,7 +84,9 @@ struct ov_leaf {
 
 /* An image's part of a group. */
 struct image_group {
-	struct ov_leaf *leaves;          /* image.lock */
+	struct ov_leaf *leaves;          /* image.lock; n_leaves, the newest first */
+	uint64_t *sorted;                /* image.lock; owned: the indexes of the n_sorted oldest */
+	size_t n_leaves, n_sorted;       /* image.lock */
 	struct ov_leaf *unlogged;        /* image.lock */
 	struct punches punches;          /* image.lock */
 	_Atomic uint32_t n_punches;      /* = punches.n, readable without the lock */
