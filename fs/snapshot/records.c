@@ -397,8 +397,8 @@ int snapshot_owner_check(struct ns *ns, uint64_t owner)
 {
 	const uint64_t key = owner & ~SNAPSHOT_BIT, number = snapshot_set(key);
 	struct bytes_out value;
-	const int r = ns_record_get(
-	        ns, RECORD_SNAPSHOT, number, key - snapshot_id(number, 0), &value);
+	const int r =
+	        ns_record_get(ns, RECORD_SNAPSHOT, number, key - snapshot_id(number, 0), &value);
 
 	if (r == 0)
 		bytes_release(&value);

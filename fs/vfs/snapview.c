@@ -82,11 +82,14 @@ static uint64_t dir_ino(const struct snapview *sv, const char *path)
  * By what it is, not by its path: another may come to have that, and a snapshot that is renamed has
  * the same files still.
  */
-static uint64_t file_ino(const struct snapview *sv, const struct tree_image *img)
+static uint64_t file_ino(const struct snapview *sv, uint64_t key)
 {
-	const uint64_t id[] = {img->number, img->key};
+	return XXH3_64bits_withSeed(&key, sizeof(key), ~sv->secret) | VIEW_BIT | HASH_BIT;
+}
 
-	return XXH3_64bits_withSeed(id, sizeof(id), ~sv->secret) | VIEW_BIT | HASH_BIT;
+uint64_t vfs_snapshot_inode(const struct vfs *v, uint64_t key)
+{
+	return v->snapview ? file_ino(v->snapview, key) : 0;
 }
 
 /* A directory: its owner is the root's, and nobody else gets in at the top. */
@@ -155,7 +158,7 @@ static int node_vnode(struct vfs *v, const struct tree *t, const struct node *n,
 		sn->key = img->key;
 	}
 	if (img)
-		inode = file_inode(img, file_ino(v->snapview, img));
+		inode = file_inode(img, file_ino(v->snapview, img->key));
 	else
 		r = dir_inode(v, dir_ino(v->snapview, path), &t->time, &inode);
 	if (r < 0)
@@ -275,7 +278,7 @@ static int emit(struct snapview *sv, const struct snapview_node *dir, const stru
 	const struct tree_image *img = n->is_dir ? NULL : &t->images[n->image];
 	const struct vfs_dirent ent = {
 	        .name = name,
-	        .ino = img ? file_ino(sv, img) : dir_ino(sv, path),
+	        .ino = img ? file_ino(sv, img->key) : dir_ino(sv, path),
 	        .mode = img ? S_IFREG : S_IFDIR,
 	        .off = off,
 	};

@@ -54,6 +54,9 @@ static inline bool vfs_is_snapshot(uint64_t ino)
 	return ino >> 63;
 }
 
+/* The number that a file has there; 0: there is no view. */
+uint64_t vfs_snapshot_inode(const struct vfs *v, uint64_t key);
+
 /* --- private to fs/vfs --- */
 struct vnode;
 struct snapview;
