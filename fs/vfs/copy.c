@@ -256,6 +256,8 @@ static int clone_locked(struct copy *c, uint64_t *ret_len)
 		r = vnode_clone_settle(c->v, c->to);
 	else
 		c->to->cloning = false;
+	if (r == -ENOENT && c->from->snap) /* deleted, but open: its chunks can be shared */
+		r = -EAGAIN;
 	if (!r)
 		*ret_len = c->len;
 	return r;

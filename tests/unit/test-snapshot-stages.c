@@ -281,6 +281,29 @@ static void what_does_not_open_says_why_until_it_is_deleted(void **state)
 	json_decref(json);
 }
 
+static void an_open_file_of_a_deleted_snapshot_can_be_copied(void **state)
+{
+	struct vnode *f = create("a", NULL), *to = create("b", NULL), *old;
+	uint64_t done = 0;
+
+	pattern_put(f);
+	fill(f, 100 * MIB, 4096, 'e');
+	snapshot("a", "s");
+	assert_int_equal(view_open("s", "a", &old), 0);
+	snapshot_delete("a", "s");
+	vfs_release(vfs, f);
+	assert_int_equal(vfs_unlink(vfs, TOP, "a"), 0);
+	struct gc_report report;
+	assert_int_equal(store_gc(ds->store, true, NULL, NULL, &report), 0);
+	for (uint64_t off = 0; off < 100 * MIB + 4096; off += done)
+		assert_int_equal(vfs_copy(vfs, old, off, to, off, INT64_MAX, 0, &done), 0);
+	vfs_release(vfs, old);
+	assert_int_equal(store_gc(ds->store, true, NULL, NULL, &report), 0);
+	pattern_expect(to);
+	expect_bytes(to, 100 * MIB, 4096, 'e');
+	vfs_release(vfs, to);
+}
+
 static void a_renamed_snapshot_has_the_same_files(void **state)
 {
 	const struct snapshot_request rq = {.target = "a", .name = "s", .other_name = "t"};
@@ -312,6 +335,7 @@ int main(void)
 	        STAGES_CASE(quarantine_stays_with_its_image), STAGES_CASE(write_once_is_not_undone),
 	        STAGES_CASE(a_transformed_file_is_read_as_the_guest_wrote_it),
 	        STAGES_CASE(a_file_that_was_being_converted_is_read_on_both_sides),
+	        STAGES_CASE(an_open_file_of_a_deleted_snapshot_can_be_copied),
 	        STAGES_CASE(a_renamed_snapshot_has_the_same_files),
 	        STAGES_CASE(what_does_not_open_says_why_until_it_is_deleted), /* the last: see it */
 	};
