@@ -24,11 +24,28 @@ static uint64_t punches_next(const struct punches *ps, uint64_t leaf, bool holes
 	return IMAGE_CHUNKS_MAX / LEAF_CHUNKS;
 }
 
+bool overlay_clean(struct image *img)
+{
+	pthread_mutex_lock(&img->lock);
+	bool clean = true;
+	for (unsigned g = 0; g < 2; g++)
+		clean = clean && !img->groups[g].leaves && img->groups[g].punches.n == 0;
+	pthread_mutex_unlock(&img->lock);
+	return clean;
+}
+
 static int by_number(const void *a, const void *b)
 {
 	const uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
 
 	return x < y ? -1 : x > y;
+}
+
+void leaves_forget(struct image_group *ig)
+{
+	ig->leaves = ig->unlogged = NULL;
+	free(STEAL(ig->sorted));
+	ig->n_leaves = ig->n_sorted = 0;
 }
 
 /* Image lock held: all leaves into the array.  Without memory it stays as it is. */

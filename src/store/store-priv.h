@@ -360,6 +360,8 @@ int overlay_set(struct image *img, uint64_t chunk, uint64_t entry) MUST_CHECK;
  * something to say about it.  Not logged.  Inside the gate.
  */
 int overlay_put_same(struct image *img, uint64_t chunk, const void *data) MUST_CHECK;
+/* Image lock held: the group has no leaves of the image any more. */
+void leaves_forget(struct image_group *ig);
 /* Nothing of the image is in the overlay. */
 bool overlay_clean(struct image *img);
 /*
