@@ -182,11 +182,16 @@ static void signals_stop(struct daemon *d)
 
 /* --- starting --- */
 
-/* Any thread that the control server has; the session is there until all of them are done. */
+/*
+ * Any thread that the control server has; the session is there until all of them are done.  ino: also
+ * snapshot_image(), as whoever goes through attachments finds it.
+ */
 static void daemon_invalidate(void *arg, uint64_t ino, const char *name)
 {
 	struct daemon *d = arg;
 
+	if (ino & SNAPSHOT_BIT && !vfs_is_snapshot(ino))
+		ino = vfs_snapshot_inode(d->vfs, ino);
 	session_invalidate(d->session, ino, name);
 }
 

@@ -11,6 +11,12 @@
  * image does not open; not beyond the inode.  What nobody needs any more is swept when another image
  * is opened or closed.
  *
+ * A file in a snapshot is opened here, too, under the owner of its captured rows (snapshot_image()),
+ * which is no inode's number.  Its stack has what its bytes depend on and nothing else: observers
+ * look at what a guest does, limits and protection are for guests.  So scan does not look at it; what is
+ * copied or cloned from it into the mount is looked at there.  Nothing of it changes: state
+ * that a stage puts is refused, and there is nothing to put into quarantine.
+ *
  * What lies below.  The vfs's table of functions is kept, ours stands in front of it: requests and
  * prefetches go on to the vfs, state and messages stay here.
  */
@@ -21,6 +27,12 @@
 
 #include "base/log.h"
 #include "fs/filter/manager-private.h"
+#include "fs/snapshot/records.h"
+
+static bool is_snapshot(const struct filter_image *fi)
+{
+	return fi->ino & SNAPSHOT_BIT;
+}
 
 /* --- the table; under images_lock --- */
 
@@ -208,10 +220,18 @@ static bool is_unlocked(struct manager *m, uint64_t ino)
 	       keys_check_domain(m, mf->domain, NULL) == 0;
 }
 
+static bool is_there(struct manager *m, uint64_t ino)
+{
+	struct ns_inode inode;
+
+	if (ino & SNAPSHOT_BIT)
+		return snapshot_owner_check(m->ds->ns, ino) == 0;
+	return ns_inode_get(m->ds->ns, ino, &inode) == 0 && inode.nlink > 0;
+}
+
 void images_unopenable(struct manager *m, image_reason_fn *fn, void *arg)
 {
 	struct unopenable u = {0};
-	struct ns_inode inode;
 
 	pthread_mutex_lock(&m->images_lock);
 	for (unsigned b = 0; b < FILTER_IMAGE_BUCKETS; b++)
@@ -221,7 +241,7 @@ void images_unopenable(struct manager *m, image_reason_fn *fn, void *arg)
 	for (size_t i = 0; i < u.n; i++) { /* what was deleted meanwhile needs no opening */
 		if (u.items[i].locked && is_unlocked(m, u.items[i].ino))
 			continue;
-		if (ns_inode_get(m->ds->ns, u.items[i].ino, &inode) == 0 && inode.nlink > 0)
+		if (is_there(m, u.items[i].ino))
 			fn(arg, u.items[i].ino, u.items[i].reason);
 	}
 	free(u.items);
@@ -256,7 +276,7 @@ static int below_state_put(void *arg, uint64_t link, const char *name, const voi
 {
 	struct filter_image *fi = arg;
 
-	if (fi->m->read_only)
+	if (fi->m->read_only || is_snapshot(fi))
 		return -EROFS;
 	const int r = state_put(fi->state, link, name, data, len);
 	if (!r)
@@ -297,7 +317,10 @@ static void below_quarantine(void *arg, uint64_t link, const char *why)
 	char type[32];
 
 	image_link_type(fi, link, type);
-	notices_quarantine(fi->m->notices, fi->ino, type, why);
+	if (is_snapshot(fi))
+		notices_say(fi->m->notices, fi->ino, type, STAGE_SEVERITY_ALERT, why);
+	else
+		notices_quarantine(fi->m->notices, fi->ino, type, why);
 }
 
 static struct pipeline_below below_of(struct filter_image *fi)
@@ -332,6 +355,14 @@ int image_state_open(struct filter_image *fi, struct errmsg *em)
 	return 0;
 }
 
+/* Its rows were read; they were all there if it still is. */
+static int snapshot_check(struct filter_image *fi, struct errmsg *em)
+{
+	const int r = snapshot_owner_check(fi->m->ds->ns, fi->ino);
+
+	return r == -ENOENT ? errmsg_set(em, -ESTALE, "the snapshot is gone") : r;
+}
+
 /* With fi->lock held. */
 static int image_open(struct filter_image *fi, struct errmsg *em)
 {
@@ -347,9 +378,13 @@ static int image_open(struct filter_image *fi, struct errmsg *em)
 		r = keys_check_domain(m, mf->domain, em);
 	if (!r)
 		r = image_state_open(fi, em);
+	if (!r && is_snapshot(fi))
+		r = snapshot_check(fi, em);
 	if (r < 0)
 		return r;
-	if (missing)
+	if (is_snapshot(fi))
+		manifest_keep_needed(mf);
+	else if (missing)
 		log_warn("inode %" PRIu64 ": %u filters that only look on are missing and left out",
 		        fi->ino, missing);
 	image_note_links(fi, &mf->plan);
@@ -374,11 +409,12 @@ static int hook_open(void *arg, uint64_t ino, struct pipeline_below *below, stru
 	if (!r)
 		*ret_p = fi->pipeline;
 	pthread_mutex_unlock(&fi->lock);
-	image_reason_set(fi, r < 0 ? (em.text[0] ? em.text : strerror(-r)) : "", r == -ENOKEY);
+	const bool stays = r < 0 && r != -ESTALE;
+	image_reason_set(fi, stays ? (em.text[0] ? em.text : strerror(-r)) : "", r == -ENOKEY);
 	if (!r)
 		return 0; /* the reference is the pipeline's */
 	image_put(fi);
-	return r == -ENOMEM || r == -ENOKEY ? r : -EIO;
+	return r == -ENOMEM || r == -ENOKEY || r == -ESTALE ? r : -EIO;
 }
 
 static void hook_close(void *arg, uint64_t ino, struct pipeline *p)
@@ -484,17 +520,23 @@ static int hook_may_remove(void *arg, uint64_t ino)
 	return r;
 }
 
+void image_gone(struct manager *m, uint64_t ino)
+{
+	struct filter_image *fi = image_peek(m, ino);
+
+	if (!fi)
+		return;
+	pthread_mutex_lock(&m->images_lock);
+	fi->gone = true;
+	pthread_mutex_unlock(&m->images_lock);
+	image_put(fi);
+}
+
 static void hook_gone(void *arg, uint64_t ino)
 {
 	struct manager *m = arg;
-	struct filter_image *fi = image_peek(m, ino);
 
-	if (fi) {
-		pthread_mutex_lock(&m->images_lock);
-		fi->gone = true;
-		pthread_mutex_unlock(&m->images_lock);
-		image_put(fi);
-	}
+	image_gone(m, ino);
 	notices_lifted(m->notices, ino);
 }
 

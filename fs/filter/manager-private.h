@@ -42,7 +42,7 @@ struct filter_image {
 	unsigned refs;             /* images_lock; 0: nobody holds it, it may be swept */
 	bool gone;                 /* images_lock; the inode is removed */
 	struct manager *m;
-	uint64_t ino;
+	uint64_t ino; /* or snapshot_image(): a file in a snapshot, which is only read */
 
 	pthread_mutex_t lock;        /* guards what follows */
 	struct manifest *manifest;   /* while pipeline */
@@ -113,7 +113,7 @@ struct target {
 /* A path in the mount; "" the datastore.  -ENOENT, -EINVAL (neither image nor directory) with em. */
 int filter_target(
         struct ns *ns, const char *path, struct target *ret_t, struct errmsg *em) MUST_CHECK;
-/* By inode number; the path as it is now, "" when there is none. */
+/* By inode number; the path as it is now, "" when there is none.  snapshot_image(): "PATH@NAME". */
 void target_path(struct ns *ns, uint64_t ino, char path[FILTER_PATH_MAX]);
 
 struct target_list {
@@ -143,6 +143,8 @@ void image_put(struct filter_image *fi);
 void image_note_links(struct filter_image *fi, const struct stack_plan *plan);
 void image_link_type(struct filter_image *fi, uint64_t link, char ret_type[32]);
 void filter_images_free(struct manager *m);
+/* The inode is removed, or the snapshot: ino as in struct filter_image. */
+void image_gone(struct manager *m, uint64_t ino);
 /* With fi->lock held: its state is in RAM from now on. */
 int image_state_open(struct filter_image *fi, struct errmsg *em) MUST_CHECK;
 /* Calls fn for each image that could not be opened. */

@@ -395,6 +395,20 @@ int manifest_check_open(const struct manifest *m, unsigned *ret_missing, struct 
 	return stack_plan_check_open(&m->plan, ret_missing, em);
 }
 
+void manifest_keep_needed(struct manifest *m)
+{
+	unsigned i = 0;
+
+	while (i < m->plan.n) {
+		const unsigned capabilities = m->plan.items[i].capabilities;
+		if (!(capabilities & STAGE_CHUNKS) &&
+		        capabilities & (STAGE_TRANSFORMS | STAGE_HOLDS_DATA))
+			i++;
+		else
+			manifest_remove(m, m->plan.items[i].link);
+	}
+}
+
 void manifest_policy(const struct manifest *m, struct image_policy *ret_policy)
 {
 	struct image_policy policy = {0};

@@ -44,6 +44,8 @@ void manifest_freep(struct manifest **m);
 /* As stack_plan_check_open, and refuses damaged rows of stages that it depends on. */
 int manifest_check_open(
         const struct manifest *m, unsigned *ret_missing, struct errmsg *em) MUST_CHECK;
+/* Takes out of the plan what bytes can be read without.  Settings of chunk stages, too. */
+void manifest_keep_needed(struct manifest *m);
 /* How the image's chunks are to be stored. */
 void manifest_policy(const struct manifest *m, struct image_policy *ret_policy);
 bool manifest_is_damaged(const struct manifest *m, uint64_t link);

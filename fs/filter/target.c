@@ -11,11 +11,14 @@
 #include <sys/stat.h>
 
 #include "fs/filter/manager-private.h"
+#include "fs/snapshot/records.h"
 
 void target_path(struct ns *ns, uint64_t ino, char path[FILTER_PATH_MAX])
 {
 	if (ino == NS_ROOT_INO)
 		path[0] = 0;
+	else if (ino & SNAPSHOT_BIT)
+		snapshot_path(ns, ino, path, FILTER_PATH_MAX);
 	else if (ns_path_of(ns, ino, path, FILTER_PATH_MAX) < 0)
 		snprintf(path, FILTER_PATH_MAX, "(inode %" PRIu64 ")", ino);
 }

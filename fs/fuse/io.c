@@ -124,6 +124,12 @@ static unsigned sync_flags(const struct fuse_file_info *fi)
 	return fi->flags & (O_SYNC | O_DSYNC) ? REQUEST_FUA : 0;
 }
 
+/* The thread that asks; 0: of another pid namespace. */
+static uint32_t who(fuse_req_t fuse)
+{
+	return (uint32_t)fuse_req_ctx(fuse)->pid;
+}
+
 /* --- read --- */
 
 static void read_reply(fuse_req_t fuse, const struct readv *rv)
@@ -249,10 +255,12 @@ void io_lseek(fuse_req_t fuse, fuse_ino_t ino, off_t off, int whence, struct fus
 	if (!c)
 		return;
 	c->req.result = vfs_lseek_request((uint64_t)off, whence, &c->req);
-	if (c->req.result < 0)
+	if (c->req.result < 0) {
 		lseek_complete(&c->req);
-	else
-		call_submit(c, fi);
+		return;
+	}
+	vfs_lseek_by(file_of(fi), who(fuse), &c->req);
+	call_submit(c, fi);
 }
 
 /* --- copy_file_range --- */
@@ -276,6 +284,8 @@ void io_copy_file_range(fuse_req_t fuse, fuse_ino_t ino, off_t off, struct fuse_
 	const int r = vfs_copy(vfs_of(fuse), file_of(fi), (uint64_t)off, file_of(to_fi),
 	        (uint64_t)to_off, MIN(len, max), sync_flags(to_fi) | kill_flags(fuse), &done);
 
+	if (r == 0)
+		vfs_copied_by(file_of(fi), file_of(to_fi), who(fuse));
 	if (r == -EBUSY)
 		reply_err(fuse, -EOPNOTSUPP); /* the kernel copies through the page cache then */
 	else if (r < 0)

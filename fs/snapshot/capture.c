@@ -57,6 +57,44 @@ int owned_rows_read(struct ns *ns, uint64_t owner, enum record_table table, stru
 	return ns_record_each(ns, table, owner, 0, owned_row_take, &rd);
 }
 
+/* Is the state of a link about the use of the image? */
+static bool is_of_use(const struct owned_rows *rows, uint64_t link)
+{
+	struct stack_item item;
+	uint32_t domain;
+	bool damaged;
+
+	for (size_t i = 0; i < rows->n; i++) {
+		const struct owned_row *row = &rows->items[i];
+		if (row->table != RECORD_ATTACHMENT || row->id != link ||
+		        manifest_item_decode(link, row->value, row->len, &item, &domain, &damaged) <
+		                0)
+			continue;
+		const bool of_use = !stack_item_of_content(&item);
+		manifest_item_release(&item);
+		return of_use;
+	}
+	return false;
+}
+
+static int state_row_take(void *arg, uint64_t owner, uint64_t id, const void *value, size_t len)
+{
+	struct owned_rows *rows = arg;
+
+	if (is_of_use(rows, id >> 16))
+		return 0;
+	return owned_row_add(rows, RECORD_FILTER_STATE, id, value, len);
+}
+
+int owned_rows_read_content(struct ns *ns, uint64_t owner, struct owned_rows *rows)
+{
+	const int r = owned_rows_read(ns, owner, RECORD_ATTACHMENT, rows);
+
+	if (r < 0)
+		return r;
+	return ns_record_each(ns, RECORD_FILTER_STATE, owner, 0, state_row_take, rows);
+}
+
 int owned_rows_put(struct ns *ns, uint64_t owner, const struct owned_rows *rows)
 {
 	int r = 0;
@@ -158,10 +196,8 @@ int capture_init(struct capture *c, struct manager *m, const struct filter_calle
 static int capture_owned(struct ns *ns, uint64_t from, uint64_t to)
 {
 	struct owned_rows rows = {0};
-	int r = owned_rows_read(ns, from, RECORD_ATTACHMENT, &rows);
+	int r = owned_rows_read_content(ns, from, &rows);
 
-	if (r == 0)
-		r = owned_rows_read(ns, from, RECORD_FILTER_STATE, &rows);
 	if (r == 0)
 		r = owned_rows_put(ns, to, &rows);
 	owned_rows_release(&rows);

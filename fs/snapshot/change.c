@@ -123,6 +123,8 @@ static int deletion_run(struct manager *m, const struct filter_caller *who,
 		r = store_snapshot_delete(m->ds->store, d.keys, d.n, deletion_rows, &d);
 		pthread_mutex_unlock(&m->record_lock);
 	}
+	for (size_t i = 0; i < d.n && r == 0; i++)
+		image_gone(m, snapshot_image(d.keys[i]));
 	deletion_release(&d);
 	return r < 0 ? snapshot_failed("delete snapshot", s->name, r, em) : 0;
 }

@@ -1,8 +1,9 @@
 /*
  * clone.c - an image made from a snapshot, or from another image as it is
  *
- * The clone has mode, owner and times of its source, its filters with their settings, and their
- * state of that instant; no snapshots.  What it shares with its source is shared as duplicates are:
+ * The clone has mode, owner and times of its source, its filters with their settings, and what of their
+ * state is about the content, of that instant; no snapshots, and no quarantine: that keeps one image
+ * as it is, and is lifted from that one.  What it shares with its source is shared as duplicates are:
  * neither knows of the other.
  */
 #include <errno.h>
@@ -29,12 +30,8 @@ struct cloning {
 
 static int source_rows(struct cloning *c)
 {
-	struct ns *ns = c->m->ds->ns;
-	int r;
-
 	owned_rows_release(&c->rows);
-	r = owned_rows_read(ns, c->source, RECORD_ATTACHMENT, &c->rows);
-	return r < 0 ? r : owned_rows_read(ns, c->source, RECORD_FILTER_STATE, &c->rows);
+	return owned_rows_read_content(c->m->ds->ns, c->source, &c->rows);
 }
 
 /* Gate closed. */

@@ -63,6 +63,8 @@ struct owned_rows {
 };
 int owned_rows_read(
         struct ns *ns, uint64_t owner, enum record_table table, struct owned_rows *rows) MUST_CHECK;
+/* What goes with the content: attachments, and the state that is about it (stage_state_of). */
+int owned_rows_read_content(struct ns *ns, uint64_t owner, struct owned_rows *rows) MUST_CHECK;
 /* Inside the gate. */
 int owned_rows_put(struct ns *ns, uint64_t owner, const struct owned_rows *rows) MUST_CHECK;
 int owned_rows_del(struct ns *ns, uint64_t owner, const struct owned_rows *rows) MUST_CHECK;

@@ -393,6 +393,18 @@ int snapshot_of_image(struct ns *ns, uint64_t ino, const char *name, struct snap
 	return r < 0 ? r : r == 0 ? -ENOENT : 0;
 }
 
+int snapshot_owner_check(struct ns *ns, uint64_t owner)
+{
+	const uint64_t key = owner & ~SNAPSHOT_BIT, number = snapshot_set(key);
+	struct bytes_out value;
+	const int r =
+	        ns_record_get(ns, RECORD_SNAPSHOT, number, key - snapshot_id(number, 0), &value);
+
+	if (r == 0)
+		bytes_release(&value);
+	return r;
+}
+
 void snapshot_path(struct ns *ns, uint64_t owner, char *buf, size_t cap)
 {
 	const uint64_t key = owner & ~SNAPSHOT_BIT, number = snapshot_set(key);

@@ -76,6 +76,11 @@ int snapshot_of_scope(
 /* The snapshot of this name that an image is in, and the image in it.  -ENOENT. */
 int snapshot_of_image(struct ns *ns, uint64_t ino, const char *name, struct snapshot *ret_s,
         struct snapshot_image *ret_si) MUST_CHECK;
+/*
+ * Is the image of the owner snapshot_image(key) in its snapshot still?  -ENOENT.  If so, all rows of that
+ * owner were there before: they go after it.
+ */
+int snapshot_owner_check(struct ns *ns, uint64_t owner) MUST_CHECK;
 /* "vm/a.raw@s1" for the owner snapshot_image(key) of rows: for messages. */
 void snapshot_path(struct ns *ns, uint64_t owner, char *buf, size_t cap);
 /* Is the image in any snapshot?  1, 0 or -errno. */

@@ -10,7 +10,9 @@
  *	the kernel's cache goes again
  *
  * Stages that data depends on must be the same now as they were then, or the content would not
- * be understood; their state goes back with the content.  What others remember stays.
+ * be understood.  Settings stay as they are now.  State of stages goes back with the content where it
+ * is about that (stage_state_of); a stage that came since has none.  What is about the image's use stays,
+ * and so does quarantine, until it is lifted.
  *
  * Until the transaction is committed nobody may change the image; so if the commit fails, the
  * drained state is kept while the engine repeats it, for a time.
@@ -114,11 +116,12 @@ static int before_rows(void *arg)
 static int rollback_rows(void *arg)
 {
 	struct rolling *rb = arg;
+	const struct stack_plan *now = &rb->fi->manifest->plan;
 	int r = 0;
 
-	for (unsigned i = 0; i < rb->mf->plan.n && r == 0; i++)
-		if (holds(&rb->mf->plan.items[i]))
-			r = state_restore(rb->fi->state, rb->then, rb->mf->plan.items[i].link);
+	for (unsigned i = 0; i < now->n && r == 0; i++)
+		if (stack_item_of_content(&now->items[i]))
+			r = state_restore(rb->fi->state, rb->then, now->items[i].link);
 	if (r == 0)
 		r = audit_note(rb->m, rb->who, "rollback", rb->t.ino, rb->t.path, rb->name, NULL,
 		        rb->before.s.name);

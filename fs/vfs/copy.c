@@ -8,7 +8,8 @@
  *
  * A whole file onto an empty one is not even walked: the engine gives the other image the same map
  * (store_clone_into), in one commit.  Size and content of it become official together, and the copy is
- * durable when it is answered; until then nothing of it may be logged by a flush (vnode.cloning).
+ * durable when it is answered; until then nothing of it may be logged by a flush (vnode.cloning).  So is
+ * what is left of a file when the other one has all that comes before (prefix.h), and nothing else.
  *
  * Where a stage of either file is to see what is read or written, and between crypto domains, bytes
  * are read and written as requests of the stacks instead.  The thread waits for them, so only a few
@@ -16,9 +17,11 @@
  *
  * One call does a bounded amount and says how much; the caller comes back for the rest.
  */
-#include "fs/vfs/file.h"
+#include "fs/vfs/prefix.h"
 
 #include <errno.h>
+
+#include "fs/vfs/file.h"
 
 #include "store/snapshot.h"
 
@@ -39,6 +42,8 @@ struct copy {
 	uint64_t from_off, to_off, len;
 	unsigned flags;
 	uint64_t copied; /* as bytes, so far */
+	bool prefix;     /* `to` is the beginning of `from`; while the locks are held */
+	uint64_t early;  /* likewise: prefix.h */
 };
 
 /* Both files' io locks, always in the same order; the source only against being cut. */
@@ -72,7 +77,7 @@ static int share_step(struct copy *c, uint64_t n, uint64_t count)
 	const int r = store_share(c->from->img, c->from_off, c->to->img, c->to_off, n, &shared);
 	count = MIN(count, shared);
 	if (!r)
-		file_changed(v, c->to, c->to_off + count, c->flags);
+		file_changed(v, c->to, c->to_off, c->to_off + count, c->flags);
 	store_leave(v->store);
 	if (r < 0)
 		return r;
@@ -92,7 +97,7 @@ static int bytes_step(struct copy *c, void *buf, size_t n)
 	store_enter(v->store);
 	r = store_write(c->to->img, c->to_off, buf, n);
 	if (!r)
-		file_changed(v, c->to, c->to_off + n, c->flags);
+		file_changed(v, c->to, c->to_off, c->to_off + n, c->flags);
 	store_leave(v->store);
 	if (r < 0)
 		return r;
@@ -116,7 +121,7 @@ static int hole_step(struct copy *c, uint64_t n)
 	if (c->to_off < c->to->size)
 		r = store_punch(c->to->img, c->to_off, n, false);
 	if (!r)
-		file_changed(v, c->to, c->to_off + n, c->flags);
+		file_changed(v, c->to, c->to_off, c->to_off + n, c->flags);
 	store_leave(v->store);
 	if (r < 0)
 		return r;
@@ -212,8 +217,8 @@ static bool clone_fits(const struct copy *c)
 {
 	const uint64_t size = c->from->size;
 
-	return c->from != c->to && c->from_off == 0 && c->to_off == 0 && c->len >= size &&
-	       c->to->size == 0 && size >= CLONE_MIN_BYTES;
+	return c->prefix && c->from_off < size && c->len >= size - c->from_off &&
+	       size - c->from_off >= CLONE_MIN_BYTES;
 }
 
 /* Gate closed, at the instant that the copy is of. */
@@ -221,10 +226,12 @@ static int clone_rows(void *arg)
 {
 	const struct copy *c = arg;
 
-	if (c->from->size != c->len)
+	if (c->from->size != c->from_off + c->len)
 		return -EAGAIN; /* it grew: not what was asked for any more */
+	if (c->from_off > 0 && !prefix_same(c->from, c->early))
+		return -EAGAIN;
 	c->to->cloning = true;
-	file_changed(c->v, c->to, c->len, c->flags);
+	file_changed(c->v, c->to, c->to_off, c->to_off + c->len, c->flags);
 	return 0;
 }
 
@@ -243,13 +250,13 @@ static int clone_locked(struct copy *c, uint64_t *ret_len)
 {
 	if (!clone_fits(c))
 		return -EAGAIN;
-	c->len = c->from->size;
+	c->len = c->from->size - c->from_off;
 	int r = store_clone_into(c->from->img, c->to->img, clone_rows, c);
 	if (r == -EINPROGRESS) /* it could not be committed yet, and will be */
 		r = vnode_clone_settle(c->v, c->to);
 	else
 		c->to->cloning = false;
-	if (r == -ENOTEMPTY) /* space was allocated behind its end */
+	if (r == -ENOENT && c->from->snap) /* deleted, but open: its chunks can be shared */
 		r = -EAGAIN;
 	if (!r)
 		*ret_len = c->len;
@@ -263,10 +270,14 @@ static int share_locked(struct copy *c, void *buf, uint64_t *ret_len)
 	if (r < 0)
 		return r;
 	const uint64_t len = c->len;
+	if (c->prefix)
+		c->prefix = prefix_watch(c->from, c->from_off + len, c->early);
 	while (c->len > 0 && c->copied < COPY_MAX_BYTES && !r)
 		r = copy_step(c, buf);
 	if (r < 0 && c->len == len)
 		return r;
+	if (c->prefix)
+		prefix_copied(c->from, c->to, c->early, c->to_off);
 	*ret_len = len - c->len; /* what was done counts, the error comes with the next call */
 	return 0;
 }
@@ -285,6 +296,8 @@ static int copy_below(struct copy *c, uint64_t *ret_len)
 	if (!buf)
 		return -ENOMEM;
 	copy_lock(c);
+	c->prefix = c->from != c->to && c->from_off == c->to_off &&
+	            prefix_holds(c->from, c->to, c->from_off, &c->early);
 	const uint64_t asked = c->len;
 	r = clone_locked(c, ret_len);
 	if (r == -EAGAIN) {
@@ -411,7 +424,13 @@ static int copy_held(struct copy *c, uint64_t *ret_len)
 int vfs_copy(struct vfs *v, struct vnode *from, uint64_t from_off, struct vnode *to,
         uint64_t to_off, uint64_t len, unsigned flags, uint64_t *ret_len)
 {
-	const struct copy start = {v, from, to, from_off, to_off, len, flags, 0};
+	const struct copy start = {.v = v,
+	        .from = from,
+	        .to = to,
+	        .from_off = from_off,
+	        .to_off = to_off,
+	        .len = len,
+	        .flags = flags};
 	struct copy c = start;
 	uint64_t done = 0;
 	int r = submit_admit(v, to);

@@ -16,6 +16,7 @@
 #include <errno.h>
 
 #include "base/clock.h"
+#include "fs/vfs/prefix.h"
 
 #define ATIME_AGE_NS (24ull * 3600 * NS_PER_SEC)
 /* Most of a file that one gate section marks as allocated or as a hole. */
@@ -52,9 +53,10 @@ void file_accessed(struct vfs *v, struct vnode *vn)
  * The system's own changes (a conversion, say) leave the times alone: to the guest nothing has
  * changed.
  */
-void file_changed(struct vfs *v, struct vnode *vn, uint64_t end, unsigned flags)
+void file_changed(struct vfs *v, struct vnode *vn, uint64_t off, uint64_t end, unsigned flags)
 {
 	pthread_mutex_lock(&vn->lock);
+	prefix_changed(vn, off);
 	if (end > vn->size)
 		vn->size = end;
 	if (LIKELY(!(flags & REQUEST_COUNTLESS)))
@@ -90,7 +92,7 @@ static void applied(struct request *req)
 /* With vnode.io held exclusively. */
 static int resize_locked(struct vfs *v, struct vnode *vn, struct request *req)
 {
-	const uint64_t size = req->len;
+	const uint64_t size = req->len, changed = MIN(size, vn->size);
 	int r = 0;
 
 	store_enter(v->store);
@@ -100,7 +102,7 @@ static int resize_locked(struct vfs *v, struct vnode *vn, struct request *req)
 		pthread_mutex_lock(&vn->lock);
 		vn->size = size;
 		pthread_mutex_unlock(&vn->lock);
-		file_changed(v, vn, 0, req->flags);
+		file_changed(v, vn, changed, 0, req->flags);
 		applied(req);
 	}
 	store_leave(v->store);
@@ -138,7 +140,7 @@ static int range_step(const struct range *rg, uint64_t off, uint64_t len, bool l
 	store_enter(v->store);
 	const int r = store_punch(rg->vn->img, off, len, rg->zero);
 	if (!r)
-		file_changed(v, rg->vn, rg->grow ? off + len : 0, rg->req->flags);
+		file_changed(v, rg->vn, off, rg->grow ? off + len : 0, rg->req->flags);
 	if (!r && last)
 		applied(rg->req);
 	store_leave(v->store);
@@ -205,7 +207,7 @@ static int allocate(struct vfs *v, struct vnode *vn, struct request *req)
 	if (r < 0)
 		return r;
 	store_enter(v->store);
-	file_changed(v, vn, req->flags & REQUEST_KEEP_SIZE ? 0 : end, req->flags);
+	file_changed(v, vn, req->off, req->flags & REQUEST_KEEP_SIZE ? 0 : end, req->flags);
 	applied(req);
 	store_leave(v->store);
 	return 0;

@@ -10,10 +10,10 @@
 /* A read of the guest: atime follows, as with relatime. */
 void file_accessed(struct vfs *v, struct vnode *vn);
 /*
- * Inside the gate: content up to end (0: no further than before) changed, by a request with these
- * flags.
+ * Inside the gate: content from off on, up to end (0: no further than before) changed, by a request
+ * with these flags.
  */
-void file_changed(struct vfs *v, struct vnode *vn, uint64_t end, unsigned flags);
+void file_changed(struct vfs *v, struct vnode *vn, uint64_t off, uint64_t end, unsigned flags);
 /* Everything acknowledged of this file is durable on 0. */
 int file_flush(struct vfs *v, struct vnode *vn) MUST_CHECK;
 /* The requests DISCARD and ZERO, and RESIZE; checked for their ranges. */

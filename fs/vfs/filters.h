@@ -14,7 +14,9 @@ struct vfs_filters {
 	void *arg;
 	/*
 	 * The pipeline of an image that is being opened; below: the bottom, already bound to it.
-	 * -EIO: it does not open (why: in the datastore's status and the log).
+	 * ino: its inode number, or, of a file in a snapshot, snapview_image.key: then only what its
+	 * bytes depend on is in it.  -EIO: it does not open (why: in the datastore's status and the
+	 * log); -ENOKEY; -ESTALE: the snapshot is gone.
 	 */
 	int (*open)(void *arg, uint64_t ino, struct pipeline_below *below, struct pipeline **ret_p);
 	/*

@@ -7,6 +7,8 @@
  * under vnode.lock.  So of two who race to open a file one opens its pipeline and the other waits
  * for the outcome; whoever comes while the last one closes it waits, too, and opens it anew.
  *
+ * A file of the snapshot view is opened and closed in the same way, with the stack that the snapshot kept.
+ *
  * Closing a pipeline waits for the requests under way in it, so it must not be done by the
  * completion of such a request.  Who completes a change of size of a file that nobody else has open
  * leaves the closing to a thread of ours; it is started when that happens for the first time.
@@ -14,7 +16,7 @@
 #include <errno.h>
 
 #include "base/blocking.h"
-#include "fs/vfs/vnode.h"
+#include "fs/vfs/snapview-private.h"
 
 void vfs_set_filters(struct vfs *v, const struct vfs_filters *filters)
 {
@@ -37,11 +39,17 @@ struct pipeline *vfs_pipeline(struct vnode *file)
 
 /* --- the stack --- */
 
+/* Whose stack it is: the inode's, or what the snapshot kept of its. */
+static uint64_t stack_owner(const struct vnode *vn)
+{
+	return vn->snap ? vn->snap->key : vn->ino;
+}
+
 /* Counts one user more if it is open already, or if there is nothing to open. */
 static bool stack_share(struct vfs *v, struct vnode *vn)
 {
 	pthread_mutex_lock(&vn->lock);
-	const bool open = vn->open_users > 0 || !v->filters.open || vn->snap;
+	const bool open = vn->open_users > 0 || !v->filters.open;
 	if (open)
 		vn->open_users++;
 	pthread_mutex_unlock(&vn->lock);
@@ -55,7 +63,7 @@ static int stack_open(struct vfs *v, struct vnode *vn)
 	struct pipeline *p;
 
 	submit_below(vn, &below);
-	const int r = v->filters.open(v->filters.arg, vn->ino, &below, &p);
+	const int r = v->filters.open(v->filters.arg, stack_owner(vn), &below, &p);
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&vn->lock);
@@ -99,7 +107,7 @@ static void stack_close(struct vfs *v, struct vnode *vn)
 	vn->open_users = 0;
 	pthread_mutex_unlock(&vn->lock);
 	if (p)
-		v->filters.close(v->filters.arg, vn->ino, p);
+		v->filters.close(v->filters.arg, stack_owner(vn), p);
 }
 
 static void stack_put(struct vfs *v, struct vnode *vn)

@@ -12,6 +12,7 @@
 
 #include "base/log.h"
 #include "fs/vfs/dir.h"
+#include "fs/vfs/prefix.h"
 
 struct making {
 	struct vfs *v;
@@ -126,6 +127,7 @@ int vfs_replace(struct vfs *v, struct vnode *file, int (*replace)(void *arg), vo
 void vfs_replaced(struct vfs *v, struct vnode *file, uint64_t size)
 {
 	pthread_mutex_lock(&file->lock);
+	prefix_changed(file, 0);
 	file->size = size;
 	vnode_touch(file, false);
 	vnode_mark_dirty(v, file);

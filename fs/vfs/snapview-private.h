@@ -63,8 +63,8 @@ struct snapview {
 
 struct snapview_node {
 	uint64_t number; /* files: of the snapshot; directories: 0 */
-	uint64_t key;    /* files: in it */
-	char path[];     /* "NAME/dir/file" */
+	uint64_t key;    /* files: of the image in it; snapview_image.key */
+	char path[];     /* "NAME/dir/file"; a file's may be an earlier one */
 };
 
 /* --- snapview-tree.c --- */

@@ -152,10 +152,21 @@ int catalog_get(struct snapview *sv, struct catalog **ret_catalog)
 static const struct catalog_item *catalog_find(
         const struct catalog *c, const char *name, size_t len)
 {
-	for (size_t i = 0; i < c->n_names; i++)
-		if (!strncmp(c->names[i]->name, name, len) && !c->names[i]->name[len])
-			return c->names[i];
-	return NULL;
+	size_t lo = 0, hi = c->n;
+
+	while (lo < hi) {
+		const size_t mid = lo + (hi - lo) / 2;
+		const char *other = c->items[mid].name;
+		const int r = strncmp(other, name, len);
+		if (r < 0)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	/* Those that it begins: a shorter name comes before. */
+	const bool found =
+	        lo < c->n && !strncmp(c->items[lo].name, name, len) && !c->items[lo].name[len];
+	return found ? &c->items[lo] : NULL;
 }
 
 /* --- making a tree --- */

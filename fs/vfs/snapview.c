@@ -3,10 +3,12 @@
  *
  * Inodes of the view are vnodes in the cache like all others, so that what is done with inodes and
  * open files is done with them, too: only where rows would be asked the view is asked instead.
- * They come to be by being looked up, and hold what they were looked up as: the path in the view,
- * and of a file the snapshot and the image.  The number is a hash of that, with a secret that is new
+ * They come to be by being looked up, and hold what they were looked up as: a directory its path in the view,
+ * a file its snapshot and image.  The number is a hash of that, with a secret that is new
  * at each mount, so nothing has to be remembered for the kernel; a number that is not in the cache
  * cannot be found again and is stale.
+ *
+ * A file is read through what its bytes depend on of the stack that its image had then (vfs_filters.open).
  *
  * A snapshot that is deleted: its name is gone at once (nobody caches it); a file that was looked up
  * before is -ESTALE when it is opened; one that is open stays readable until it is closed (its
@@ -71,13 +73,23 @@ void snapview_node_free(struct snapview_node *sn)
 
 /* --- inodes --- */
 
-/* A file's tells the snapshot and the image, too: for another may come to have its path. */
-static uint64_t ino_of(const struct snapview *sv, const char *path, uint64_t number, uint64_t key)
+static uint64_t dir_ino(const struct snapview *sv, const char *path)
 {
-	const uint64_t file = XXH3_64bits_withSeed(&number, sizeof(number), key);
-	const uint64_t seed = sv->secret ^ (number ? file : 0);
+	return XXH3_64bits_withSeed(path, strlen(path), sv->secret) | VIEW_BIT | HASH_BIT;
+}
 
-	return XXH3_64bits_withSeed(path, strlen(path), seed) | VIEW_BIT | HASH_BIT;
+/*
+ * By what it is, not by its path: another may come to have that, and a snapshot that is renamed has
+ * the same files still.
+ */
+static uint64_t file_ino(const struct snapview *sv, uint64_t key)
+{
+	return XXH3_64bits_withSeed(&key, sizeof(key), ~sv->secret) | VIEW_BIT | HASH_BIT;
+}
+
+uint64_t vfs_snapshot_inode(const struct vfs *v, uint64_t key)
+{
+	return v->snapview ? file_ino(v->snapview, key) : 0;
 }
 
 /* A directory: its owner is the root's, and nobody else gets in at the top. */
@@ -107,7 +119,7 @@ static int dir_inode(
 }
 
 /* As it was, but for what would let it be written or run as somebody. */
-static struct ns_inode file_inode(const struct tree *t, const struct tree_image *img, uint64_t ino)
+static struct ns_inode file_inode(const struct tree_image *img, uint64_t ino)
 {
 	struct ns_inode n = img->inode;
 
@@ -145,16 +157,24 @@ static int node_vnode(struct vfs *v, const struct tree *t, const struct node *n,
 		sn->number = img->number;
 		sn->key = img->key;
 	}
-	const uint64_t ino = ino_of(v->snapview, path, sn->number, sn->key);
 	if (img)
-		inode = file_inode(t, img, ino);
+		inode = file_inode(img, file_ino(v->snapview, img->key));
 	else
-		r = dir_inode(v, ino, &t->time, &inode);
-	if (!r)
-		r = vnode_get_view(v, &inode, sn, ret_vn);
-	if (!r && (*ret_vn)->snap == sn)
+		r = dir_inode(v, dir_ino(v->snapview, path), &t->time, &inode);
+	if (r < 0)
+		return r;
+	r = vnode_get_view(v, &inode, sn, ret_vn);
+	if (r < 0)
+		return r;
+	const struct snapview_node *there = (*ret_vn)->snap;
+	if (there == sn) {
 		STEAL(sn);
-	return r;
+	} else if (there->number != sn->number || there->key != sn->key ||
+	           (!img && strcmp(there->path, path) != 0)) {
+		vnode_put(v, *ret_vn);
+		return -EIO; /* two of one hash: at most once in the life of a universe */
+	}
+	return 0;
 }
 
 static int path_vnode(struct vfs *v, const char *path, struct vnode **ret_vn)
@@ -258,7 +278,7 @@ static int emit(struct snapview *sv, const struct snapview_node *dir, const stru
 	const struct tree_image *img = n->is_dir ? NULL : &t->images[n->image];
 	const struct vfs_dirent ent = {
 	        .name = name,
-	        .ino = ino_of(sv, path, img ? img->number : 0, img ? img->key : 0),
+	        .ino = img ? file_ino(sv, img->key) : dir_ino(sv, path),
 	        .mode = img ? S_IFREG : S_IFDIR,
 	        .off = off,
 	};
@@ -291,7 +311,7 @@ static int readdir_list(struct snapview *sv, uint64_t off, vfs_dirent_fn *fn, vo
 		const struct catalog_item *item = c->names[i];
 		const struct vfs_dirent ent = {
 		        .name = item->name,
-		        .ino = ino_of(sv, item->name, 0, 0),
+		        .ino = dir_ino(sv, item->name),
 		        .mode = S_IFDIR,
 		        .off = OFF_FIRST + item->number,
 		};

@@ -19,7 +19,8 @@
 struct snapview_image {
 	const char *path;      /* relative to the root of the mount, as it was */
 	struct ns_inode inode; /* as it was */
-	uint64_t key;          /* what the source's open is to be asked for; not 0 */
+	/* What the source's open is asked for, and vfs_filters.open; not 0, no two files have one. */
+	uint64_t key;
 };
 
 /* Non-zero stops, and is returned. */
@@ -38,10 +39,7 @@ struct snapview_source {
 	int (*each)(void *arg, snapview_name_fn *fn, void *fn_arg);
 	/* -ENOENT: deleted meanwhile. */
 	int (*images)(void *arg, uint64_t number, snapview_image_fn *fn, void *fn_arg);
-	/*
-	 * A handle for reading, closed with store_image_close().  -ENOENT: deleted meanwhile;
-	 * -EOPNOTSUPP: its bytes are not what the guest wrote (a filter transformed them).
-	 */
+	/* A handle for reading, closed with store_image_close().  -ENOENT: deleted meanwhile. */
 	int (*open)(void *arg, uint64_t number, uint64_t key, struct image **ret_image);
 };
 /* After vfs_new, before anybody looks; copied.  NULL: there is no .weir. */
@@ -55,6 +53,9 @@ static inline bool vfs_is_snapshot(uint64_t ino)
 {
 	return ino >> 63;
 }
+
+/* The number that a file has there; 0: there is no view. */
+uint64_t vfs_snapshot_inode(const struct vfs *v, uint64_t key);
 
 /* --- private to fs/vfs --- */
 struct vnode;

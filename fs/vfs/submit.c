@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "fs/vfs/file.h"
+#include "fs/vfs/prefix.h"
 
 /* --- bounds --- */
 
@@ -100,7 +101,7 @@ static int bottom_write(struct vfs *v, struct vnode *vn, struct request *req)
 	store_enter(v->store);
 	r = store_write(vn->img, req->off, req->data, req->len);
 	if (LIKELY(!r)) {
-		file_changed(v, vn, req->off + req->len, req->flags);
+		file_changed(v, vn, req->off, req->off + req->len, req->flags);
 		if (req->applied)
 			req->applied(req);
 	}
@@ -124,12 +125,14 @@ static int bottom_extents(struct vfs *v, struct vnode *vn, struct request *req)
 	const bool hole = req->flags & REQUEST_HOLE;
 	uint64_t found = size;
 
-	if (req->off < size) {
+	if (req->off < size && !(hole && req->flags & REQUEST_COPIER)) {
 		const int r = store_seek(vn->img, req->off, hole, &found);
 		if (r < 0)
 			return r;
 		found = MIN(found, size); /* the end of a file counts as a hole */
 	}
+	if (!hole && req->flags & REQUEST_COPIER)
+		prefix_seek(vn, req->off, found);
 	req->found = req->off >= size || (!hole && found == size) ? UINT64_MAX : found;
 	return 0;
 }

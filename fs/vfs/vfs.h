@@ -211,3 +211,9 @@ int vfs_lseek_request(uint64_t off, int whence, struct request *req) MUST_CHECK;
  */
 int vfs_copy(struct vfs *v, struct vnode *from, uint64_t from_off, struct vnode *to,
         uint64_t to_off, uint64_t len, unsigned flags, uint64_t *ret_len) MUST_CHECK;
+/*
+ * After vfs_copy, and before vfs_submit of a vfs_lseek_request: on whose behalf (a thread of a program;
+ * 0: not known).  Who copies a file from its beginning on is told of no more holes; see prefix.h.
+ */
+void vfs_copied_by(struct vnode *from, struct vnode *to, uint32_t who);
+void vfs_lseek_by(struct vnode *file, uint32_t who, struct request *req);

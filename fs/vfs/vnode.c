@@ -67,6 +67,7 @@ static struct vnode *vnode_alloc(struct vfs *v, uint64_t ino)
 		return NULL;
 	vn->vfs = v;
 	vn->ino = ino;
+	vn->loading = ++v->loadings;
 	vn->refs = 1;
 	vn->state = VNODE_LOADING;
 	pthread_rwlockattr_t attr;
@@ -214,6 +215,9 @@ int vnode_get_view(struct vfs *v, const struct ns_inode *inode, struct snapview_
 	const bool found = vn && vn->state == 0;
 	if (found) {
 		vn->refs++;
+		pthread_mutex_lock(&vn->lock);
+		vn->attr = *inode; /* a directory of this name may be that of other snapshots */
+		pthread_mutex_unlock(&vn->lock);
 	} else {
 		vn = STEAL(mine);
 		vn->snap = snap;

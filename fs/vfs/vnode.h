@@ -17,6 +17,18 @@
 /* What a namespace change counts for in store_throttle(). */
 #define VFS_ROWS_COST 512u
 
+/* This file has the beginning of another one, and nothing else: see prefix.h. */
+struct copied {
+	uint64_t from;    /* that file's vnode.loading; 0: of none */
+	uint64_t early;   /* its count */
+	uint64_t changes; /* this file's own */
+	uint64_t end;     /* so far */
+};
+struct copier {
+	uint32_t who; /* 0: nobody */
+	uint64_t at;  /* goes on here */
+};
+
 /*
  *	field           guarded by
  *	next, nlookup   the shard's lock
@@ -29,6 +41,9 @@
  *	                lock (dirty is also peeked at without it)
  *	pipeline, open_users
  *	                changed under opening and lock; who has the file open reads pipeline without
+ *	watched, changes, early_changes, copier
+ *	                lock
+ *	copied          io
  *	close_next, closes_due
  *	                vfs.closer.lock
  *	dirty_prev/next vfs.dirty_lock
@@ -75,6 +90,11 @@ struct vnode {
 	 * group alone.  Set with the gate closed.
 	 */
 	_Atomic bool cloning;
+	/* Copies that are made by parts (prefix.h). */
+	uint64_t loading; /* no other vnode has or had that number; constant */
+	uint64_t watched, changes, early_changes;
+	struct copied copied;
+	struct copier copier;
 	struct snapview_node *snap; /* of the snapshot view (snapview.c); constant, owned */
 };
 
@@ -106,6 +126,7 @@ struct vfs {
 	struct vfs_filters filters; /* open NULL: none */
 	struct closer closer;
 	struct snapview *snapview;       /* NULL: none */
+	_Atomic uint64_t loadings;       /* of vnodes, so far */
 	_Atomic unsigned copies_waiting; /* threads that copy as requests (copy.c) */
 };
 

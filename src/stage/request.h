@@ -47,6 +47,7 @@ enum request_flags {
 	        BIT(4), /* changes: setuid and setgid bits go (the caller lacks CAP_FSETID) */
 	REQUEST_COUNTLESS = BIT(5), /* the system's own (a job, a scan): not the guest's activity */
 	REQUEST_COPY = BIT(6),      /* WRITE: copies what another image holds (copy_file_range) */
+	REQUEST_COPIER = BIT(7),    /* EXTENTS: of who shares what it finds; needs no holes named */
 };
 
 #define STACK_STAGES_MAX 24u        /* request stages of one image */

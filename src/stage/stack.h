@@ -36,6 +36,12 @@ static inline bool stack_item_usable(const struct stack_item *item)
 	return item->type && item->type->version == item->type_version;
 }
 
+/* Its state is about the content (stage_state_of).  What is not known may be. */
+static inline bool stack_item_of_content(const struct stack_item *item)
+{
+	return !item->type || item->type->state_of == STAGE_STATE_OF_CONTENT;
+}
+
 struct stack_plan {
 	unsigned n;
 	struct stack_item items[STACK_LINKS_MAX]; /* in order of the stack after stack_plan_sort */

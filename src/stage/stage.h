@@ -129,6 +129,14 @@ struct stage_report {
 	void (*json)(void *arg, const char *name, const char *json);
 };
 
+/*
+ * What a type's private state (state_put) is about.  Of the content: how it is stored, what was found in
+ * it.  That goes with the content into snapshots, clones and back with a rollback; the stage reads it
+ * anew when ROLLBACK is committed.  Of the use of this image: that stays with the image whatever its
+ * content becomes, and a clone begins with none.
+ */
+enum stage_state_of { STAGE_STATE_OF_CONTENT, STAGE_STATE_OF_USE };
+
 /* --- events --- */
 
 enum stage_event_kind {
@@ -140,7 +148,7 @@ enum stage_event_kind {
 	STAGE_EVENT_THAW, /* go on */
 	STAGE_EVENT_SNAPSHOT,
 	STAGE_EVENT_CLONE,
-	STAGE_EVENT_ROLLBACK, /* content below changed as a whole */
+	STAGE_EVENT_ROLLBACK, /* content below changed as a whole, and the state that is of it */
 	STAGE_EVENT_RESIZE,   /* size: the new one; not of a guest's RESIZE, which is a request */
 	STAGE_EVENT_DELETE,   /* the image is about to lose its last name */
 	STAGE_EVENT_RECONFIGURE, /* settings: the new ones; commit makes them effective */
@@ -199,7 +207,7 @@ struct stage_host {
 
 	/*
 	 * Private state, by name: kept with the image, in the same transaction as its content (a
-	 * crash finds both of one instant), captured with its snapshots.  get: -ENOENT; *ret_len
+	 * crash finds both of one instant), and followed by type->state_of.  get: -ENOENT; *ret_len
 	 * the whole length, of which at most cap bytes are copied.  put copies; NULL deletes.  At
 	 * most STAGE_STATE_MAX bytes a value.
 	 */
@@ -292,6 +300,8 @@ struct stage_type {
 	 */
 	void (*encode)(void *stage, uint64_t off, void *data, size_t len);
 	void (*decode)(void *stage, uint64_t off, void *data, size_t len);
+
+	enum stage_state_of state_of;
 };
 
 /* Types that are built in, ended by NULL (builtin/builtin.c). */

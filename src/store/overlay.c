@@ -60,6 +60,7 @@ static struct ov_leaf *leaf_get(
 	pthread_mutex_lock(&img->lock);
 	l->image_next = img->groups[g].leaves;
 	img->groups[g].leaves = l;
+	img->groups[g].n_leaves++;
 	pthread_mutex_unlock(&img->lock);
 	atomic_fetch_add_explicit(&grp->n_leaves, 1, memory_order_relaxed);
 	return l;
@@ -699,16 +700,6 @@ void ov_view_release(struct store *s, struct ov_view *v)
 	v->top = v->under = NULL;
 }
 
-bool overlay_clean(struct image *img)
-{
-	pthread_mutex_lock(&img->lock);
-	bool clean = true;
-	for (unsigned g = 0; g < 2; g++)
-		clean = clean && !img->groups[g].leaves && img->groups[g].punches.n == 0;
-	pthread_mutex_unlock(&img->lock);
-	return clean;
-}
-
 static void leaf_free(struct store *s, struct ov_leaf *l)
 {
 	for (unsigned i = 0; i < LEAF_CHUNKS; i++)
@@ -724,7 +715,7 @@ static struct ov_leaf *image_release(struct image *img, unsigned g)
 
 	pthread_mutex_lock(&img->lock);
 	struct ov_leaf *l = ig->leaves;
-	ig->leaves = ig->unlogged = NULL;
+	leaves_forget(ig);
 	punches_clear(&ig->punches);
 	atomic_store_explicit(&ig->n_punches, 0, memory_order_release);
 	atomic_store_explicit(&ig->unlogged_bytes, 0, memory_order_relaxed);

@@ -84,7 +84,9 @@ struct ov_leaf {
 
 /* An image's part of a group. */
 struct image_group {
-	struct ov_leaf *leaves;          /* image.lock */
+	struct ov_leaf *leaves;          /* image.lock; n_leaves, the newest first */
+	uint64_t *sorted;                /* image.lock; owned: the indexes of the n_sorted oldest */
+	size_t n_leaves, n_sorted;       /* image.lock */
 	struct ov_leaf *unlogged;        /* image.lock */
 	struct punches punches;          /* image.lock */
 	_Atomic uint32_t n_punches;      /* = punches.n, readable without the lock */
@@ -359,6 +361,8 @@ int overlay_set(struct image *img, uint64_t chunk, uint64_t entry) MUST_CHECK;
  * something to say about it.  Not logged.  Inside the gate.
  */
 int overlay_put_same(struct image *img, uint64_t chunk, const void *data) MUST_CHECK;
+/* Image lock held: the group has no leaves of the image any more. */
+void leaves_forget(struct image_group *ig);
 /* Nothing of the image is in the overlay. */
 bool overlay_clean(struct image *img);
 /*

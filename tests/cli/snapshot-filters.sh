@@ -39,6 +39,18 @@ cmp one mnt/a.raw
 rm mnt/d.raw
 ok "snapshots of an encrypted image are encrypted"
 
+view=mnt/.weir/snapshots/sealed/a.raw
+cmp one "$view"
+exec 5<"$view"
+refused 8 "'a.raw@sealed' is open" "$WEIR" key lock mnt vms
+exec 5<&-
+run 0 "$WEIR" key lock mnt vms
+cat "$view" >/dev/null 2>err && fail "a snapshot was read without its key"
+says err "Required key not available"
+run 0 "$WEIR" key unlock mnt vms --key-file one.key
+cmp one "$view"
+ok "a snapshot in the mount opens with its key only, and the key stays while it is open"
+
 run 0 "$WEIR" key rotate mnt vms --key-file one.key --wait
 run 0 "$WEIR" key list mnt --json
 jq -e '.keys[0].state == "rotating"' out >/dev/null || fail "keys: $(cat out)"

@@ -271,7 +271,7 @@ static inline int action_add(void *arg, json_t *entry)
 	return 0;
 }
 
-static const char *trail(void)
+static inline const char *trail(void)
 {
 	static char text[1024];
 

@@ -134,6 +134,126 @@ static void only_a_part_is_copied_when_asked_for(void **state)
 	vfs_release(vfs, to);
 }
 
+/* --- by parts --- */
+
+#define SIZE (100 * GIB)
+#define STEP (100 * MIB)
+
+static uint64_t copy_part(struct vnode *from, struct vnode *to, uint64_t off, uint64_t len)
+{
+	uint64_t done = 0;
+
+	assert_int_equal(vfs_copy(vfs, from, off, to, off, len, 0, &done), 0);
+	return done;
+}
+
+static struct vnode *spread_file(const char *name, uint64_t size)
+{
+	uint64_t ino;
+	struct vnode *f = create(name, &ino);
+
+	spread(f, size, STEP);
+	assert_int_equal(resize(ino, size), 0);
+	return f;
+}
+
+/* As cp does it: an extent, then all that is left. */
+static void what_is_left_comes_as_a_whole(void **state)
+{
+	struct vnode *from = spread_file("from", SIZE), *to = create("to", NULL);
+
+	assert_int_equal(copy_part(from, to, 0, CHUNK_SIZE), CHUNK_SIZE);
+	assert_int_equal(size_of(ino_of(TOP, "to")), CHUNK_SIZE);
+	assert_true(copy_part(from, to, STEP, SIZE - STEP) == SIZE - STEP);
+	expect_spread(to, SIZE, STEP);
+	assert_true(size_of(ino_of(TOP, "to")) == SIZE);
+	vfs_release(vfs, from);
+	vfs_release(vfs, to);
+}
+
+/* A guest that runs meanwhile. */
+static void a_change_behind_what_was_copied_is_no_obstacle(void **state)
+{
+	struct vnode *from = spread_file("from", SIZE), *to = create("to", NULL);
+
+	copy_part(from, to, 0, CHUNK_SIZE);
+	fill(from, 5 * STEP, 4096, 'n');
+	assert_true(copy_part(from, to, STEP, SIZE - STEP) == SIZE - STEP);
+	expect_bytes(to, 5 * STEP, 4096, 'n');
+	vfs_release(vfs, from);
+	vfs_release(vfs, to);
+}
+
+static void nothing_changes_but_what_is_copied(void **state)
+{
+	struct vnode *from = spread_file("from", 2 * GIB), *to[5];
+	char name[8];
+
+	for (unsigned i = 0; i < ARRAY_SIZE(to); i++) {
+		snprintf(name, sizeof(name), "to%u", i);
+		to[i] = create(name, NULL);
+		if (i < 4)
+			copy_part(from, to[i], 0, 2 * CHUNK_SIZE);
+	}
+	fill(to[1], CHUNK_SIZE, 10, 'q');        /* what it has is changed */
+	fill(to[2], GIB, 10, 'q');               /* there is something ahead */
+	fill(from, CHUNK_SIZE, CHUNK_SIZE, 's'); /* the source has changed there */
+	copy_part(from, to[0], STEP, 2 * GIB);   /* nothing was left out, but that */
+	copy_part(from, to[1], STEP, 2 * GIB);
+	copy_part(from, to[2], STEP, GIB - STEP);
+	copy_part(from, to[3], 2 * STEP, 2 * GIB); /* an extent is left out */
+	copy_part(from, to[4], STEP, 2 * GIB);     /* the first is */
+	uint64_t chunk[CHUNK_SIZE / sizeof(uint64_t)];
+	get(to[0], 0, chunk, sizeof(chunk));
+	assert_true(chunk[511] == 512);
+	expect_bytes(to[0], CHUNK_SIZE, CHUNK_SIZE, 0);
+	expect_bytes(to[1], CHUNK_SIZE, 10, 'q');
+	expect_bytes(to[2], GIB, 10, 'q');
+	expect_bytes(to[3], STEP, CHUNK_SIZE, 0);
+	expect_bytes(to[4], 0, CHUNK_SIZE, 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(to); i++)
+		vfs_release(vfs, to[i]);
+	vfs_release(vfs, from);
+}
+
+static void seek_complete(struct request *req)
+{
+	assert_int_equal(req->result, 0);
+}
+
+static uint64_t seek_by(struct vnode *f, uint32_t who, uint64_t off, int whence)
+{
+	struct request req = {.complete = seek_complete};
+
+	assert_int_equal(vfs_lseek_request(off, whence, &req), 0);
+	vfs_lseek_by(f, who, &req);
+	vfs_submit(vfs, f, &req);
+	return req.found;
+}
+
+static void who_copies_is_told_of_no_more_holes(void **state)
+{
+	struct vnode *from = spread_file("from", SIZE), *to = create("to", NULL);
+
+	assert_true(seek_by(from, 1, 0, SEEK_HOLE) == CHUNK_SIZE);
+	copy_part(from, to, 0, CHUNK_SIZE);
+	vfs_copied_by(from, to, 1);
+	assert_true(seek_by(from, 2, CHUNK_SIZE, SEEK_DATA) == STEP);
+	assert_true(seek_by(from, 2, STEP, SEEK_HOLE) == STEP + CHUNK_SIZE);
+	assert_true(seek_by(from, 1, CHUNK_SIZE, SEEK_DATA) == STEP);
+	assert_true(seek_by(from, 2, STEP, SEEK_HOLE) == STEP + CHUNK_SIZE);
+	assert_true(seek_by(from, 1, STEP, SEEK_HOLE) == SIZE);
+	assert_true(seek_by(from, 1, 2 * STEP, SEEK_HOLE) == 2 * STEP + CHUNK_SIZE);
+	/* A copy to some other place is no beginning. */
+	uint64_t done;
+	assert_int_equal(vfs_copy(vfs, from, 0, to, STEP, CHUNK_SIZE, 0, &done), 0);
+	vfs_copied_by(from, to, 1);
+	assert_true(seek_by(from, 1, CHUNK_SIZE, SEEK_DATA) == STEP);
+	assert_true(seek_by(from, 1, STEP, SEEK_HOLE) == STEP + CHUNK_SIZE);
+	vfs_release(vfs, from);
+	vfs_release(vfs, to);
+}
+
 static void space_that_was_allocated_before_is_no_obstacle(void **state)
 {
 	struct vnode *from = create("from", NULL), *to = create("to", NULL);
@@ -227,8 +347,14 @@ static void copy_again_and_again(void)
 	for (unsigned i = 0;; i++) {
 		const char name[] = {'t', (char)('a' + i % 26), (char)('a' + i / 26), 0};
 		struct vnode *to = create(name, NULL);
-		if (vfs_copy(vfs, from, 0, to, 0, GIB, 0, &done) < 0)
-			_exit(3);
+		const uint64_t parts[] = {0, i % 2 ? CHUNK_SIZE : GIB, GIB};
+		for (unsigned p = 0; p < 2 && parts[p] < GIB; p++) {
+			if (vfs_copy(vfs, from, parts[p], to, parts[p], parts[p + 1] - parts[p], 0,
+			            &done) < 0)
+				_exit(3);
+			if (p == 0 && i % 4 == 3 && vfs_fsync(vfs, to) < 0)
+				_exit(3);
+		}
 		vfs_release(vfs, to);
 		if (i == 600)
 			_exit(0);
@@ -241,9 +367,12 @@ static int copy_check(void *arg, const struct ns_inode *inode)
 
 	if (!S_ISREG(inode->mode) || inode->size == 0)
 		return 0;
-	assert_int_equal(inode->size, 79 * MIB + 4096);
+	/* Or the first part of one that was to be copied in two. */
+	const bool part = inode->size == CHUNK_SIZE;
+	if (!part)
+		assert_int_equal(inode->size, 79 * MIB + 4096);
 	assert_int_equal(vfs_open(vfs, inode->ino, &f), 0);
-	expect_spread(f, 80 * MIB, MIB);
+	expect_spread(f, part ? CHUNK_SIZE : 80 * MIB, MIB);
 	vfs_release(vfs, f);
 	++*(unsigned *)arg;
 	return 0;
@@ -361,6 +490,53 @@ static void model_copy(unsigned from, unsigned to)
 	models[to].size = models[from].size;
 }
 
+static void model_copy_part(unsigned from, unsigned to, uint64_t off, uint64_t len)
+{
+	const struct model *src = &models[from];
+	struct model *dst = &models[to];
+	const uint64_t end = MIN(off + len, src->size);
+	uint64_t done = 0;
+
+	for (uint64_t at = off; at < end; at += done) {
+		assert_int_equal(
+		        vfs_copy(vfs, src->file, at, dst->file, at, end - at, 0, &done), 0);
+		assert_true(done > 0);
+	}
+	for (unsigned s = 0; s < SPOTS; s++)
+		for (unsigned i = 0; i < SPOT; i++)
+			if (s * SPREAD + i >= off && s * SPREAD + i < end)
+				dst->bytes[s][i] = src->bytes[s][i];
+	if (end > off)
+		dst->size = MAX(dst->size, end);
+}
+
+/* In two or three parts; changes of any file, these two as well, may come between. */
+static void model_copy_parts(unsigned from, unsigned to)
+{
+	uint64_t at = 0;
+
+	if (from == to)
+		return;
+	model_resize(&models[to], to, 0);
+	for (unsigned i = 1 + (unsigned)rand() % 2; i > 0; i--) {
+		uint64_t len = (unsigned)rand() % (8 * MIB);
+		if (rand() % 2)
+			len -= len % CHUNK_SIZE;
+		if (rand() % 4)
+			model_copy_part(from, to, at, len);
+		at += len;
+		if (rand() % 3 == 0)
+			model_write(&models[(unsigned)rand() % FILES], (unsigned)rand());
+		if (rand() % 8 == 0)
+			model_punch(&models[(unsigned)rand() % FILES], (unsigned)rand());
+		if (rand() % 8 == 0)
+			model_resize(&models[to], to, (unsigned)rand() % (SPOTS * SPREAD));
+		if (rand() % 4 == 0)
+			assert_int_equal(store_sync(ds->store), 0);
+	}
+	model_copy_part(from, to, at, GIB);
+}
+
 static void model_reopen(void)
 {
 	for (unsigned i = 0; i < FILES; i++)
@@ -381,8 +557,10 @@ static void model_step(void)
 		model_punch(&models[at], rnd / FILES);
 	else if (what < 82)
 		model_resize(&models[at], at, rnd % (SPOTS * SPREAD));
-	else if (what < 94)
+	else if (what < 88)
 		model_copy(at, rnd / FILES % FILES);
+	else if (what < 94)
+		model_copy_parts(at, rnd / FILES % FILES);
 	else if (what < 98)
 		assert_int_equal(store_sync(ds->store), 0);
 	else if (what < 99)
@@ -422,6 +600,10 @@ int main(void)
 	        CASE(a_large_sparse_file_is_copied_at_once),
 	        CASE(what_is_not_committed_is_copied_too),
 	        CASE(only_a_part_is_copied_when_asked_for),
+	        CASE(what_is_left_comes_as_a_whole),
+	        CASE(a_change_behind_what_was_copied_is_no_obstacle),
+	        CASE(nothing_changes_but_what_is_copied),
+	        CASE(who_copies_is_told_of_no_more_holes),
 	        CASE(space_that_was_allocated_before_is_no_obstacle),
 	        CASE(a_copy_that_was_answered_survives),
 	        CASE(what_was_flushed_after_it_survives),

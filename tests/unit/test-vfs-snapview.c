@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
+#include "base/clock.h"
 #include "fs/vfs/snapview.h"
 
 struct fake_image {
@@ -28,6 +29,8 @@ static struct {
 	struct fake_image images[64];
 	uint64_t changes;
 	unsigned reads; /* of lists of images */
+	unsigned seconds;
+	unsigned more; /* snapshots besides: "m1" and so on */
 	int open_error;
 } fake;
 
@@ -38,12 +41,17 @@ static uint64_t fake_changes(void *arg)
 
 static int fake_each(void *arg, snapview_name_fn *fn, void *fn_arg)
 {
-	const struct timespec time = {.tv_sec = 1000};
+	const struct timespec time = {.tv_sec = 1000 + fake.seconds};
 	int r = 0;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(fake.snapshots) && !r; i++)
 		if (fake.snapshots[i].number)
 			r = fn(fn_arg, fake.snapshots[i].number, fake.snapshots[i].name, &time);
+	for (unsigned i = 1; i <= fake.more && !r; i++) {
+		char name[16];
+		snprintf(name, sizeof(name), "m%u", i);
+		r = fn(fn_arg, 1000 + i, name, &time);
+	}
 	return r;
 }
 
@@ -415,6 +423,54 @@ static void lists_are_read_once(void **state)
 	assert_int_equal(fake.reads, 3);
 }
 
+static int count_add(void *arg, const struct vfs_dirent *ent)
+{
+	struct names *l = arg;
+
+	if (l->n == l->max)
+		return 1;
+	l->n++;
+	l->off = ent->off;
+	return 0;
+}
+
+static void thousands_of_snapshots_are_listed_and_found(void **state)
+{
+	struct names l = {.max = 100};
+	unsigned n = 0;
+	char path[64];
+
+	fake.more = 10000;
+	fake.changes++;
+	const uint64_t begin_ns = clock_now_ns(), dir = walk(".weir/snapshots");
+	do {
+		l.n = 0;
+		assert_int_equal(vfs_readdir(vfs, dir, l.off, 4096, count_add, &l), 0);
+		n += l.n;
+	} while (l.n > 0);
+	assert_int_equal(n, 2 + fake.more);
+	for (unsigned i = 1; i <= fake.more; i++) {
+		snprintf(path, sizeof(path), ".weir/snapshots/m%u", i);
+		assert_int_not_equal(walk(path), 0);
+	}
+	assert_int_equal(walk(".weir/snapshots/m0"), 0);
+	assert_int_equal(walk(".weir/snapshots/m"), 0);
+	assert_int_equal(walk(".weir/snapshots/m10001"), 0);
+	assert_true(clock_now_ns() - begin_ns < 5 * NS_PER_SEC);
+}
+
+static void a_directory_that_others_come_to_be_has_their_time(void **state)
+{
+	snapshot(0, 5, "a");
+	image(0, 5, "disk.raw", 99, 1);
+	const uint64_t ino = walk(".weir/snapshots/a");
+	assert_int_equal(attr(ino).inode.mtime.tv_sec, 1000);
+	fake.seconds = 500;
+	snapshot(0, 6, "a");
+	assert_true(walk(".weir/snapshots/a") == ino);
+	assert_int_equal(attr(ino).inode.mtime.tv_sec, 1500);
+}
+
 #define VIEW_CASE(fn) cmocka_unit_test_setup_teardown(fn, view_setup, world_teardown)
 
 int main(void)
@@ -433,6 +489,8 @@ int main(void)
 	        VIEW_CASE(a_real_name_is_not_hidden),
 	        VIEW_CASE(what_cannot_be_opened_says_so),
 	        VIEW_CASE(lists_are_read_once),
+	        VIEW_CASE(thousands_of_snapshots_are_listed_and_found),
+	        VIEW_CASE(a_directory_that_others_come_to_be_has_their_time),
 	};
 
 	return cmocka_run_group_tests_name("vfs-snapview", tests, NULL, NULL);

@@ -19,7 +19,8 @@
  * Kept with the image, every `save` and when it is closed (analytics-state.c, 110 KiB): counters,
  * histograms, the totals of rows, the set of blocks used and the sample with its curve, so numbers
  * go on where they were.  Not kept: the map's columns, the regions' decayed counters, windows of the
- * working set.  After a crash the numbers since the last save are lost.  Changed settings begin anew.
+ * working set.  They are about the guest's use of this image, so snapshots and clones do not have them, and
+ * a rollback leaves them.  After a crash the numbers since the last save are lost.  Changed settings begin anew.
  *
  * Lock: numbers.lock, a leaf; of the host only its clocks are called under it.
  */
@@ -497,6 +498,7 @@ const struct stage_type stage_analytics = {
         .capabilities = STAGE_SINGLE,
         .handles = OP(READ) | OP(WRITE) | OP(FLUSH) | OP(DISCARD) | OP(ZERO),
         .understands = OPS_ALL,
+        .state_of = STAGE_STATE_OF_USE,
         .settings = analytics_settings,
         .context_size = sizeof(struct analytics_context),
         .create = analytics_create,

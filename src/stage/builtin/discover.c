@@ -286,13 +286,25 @@ static int discover_create(const struct stage_host *host, struct stage_link *sel
 	return 0;
 }
 
+/* What was found in that content, and a look at it all the same. */
+static void rolled_back(struct discover *d)
+{
+	pthread_mutex_lock(&d->findings_lock);
+	free(STEAL(d->findings));
+	findings_restore(d);
+	pthread_mutex_unlock(&d->findings_lock);
+	look_later(d);
+}
+
 static void discover_commit(void *stage, const struct stage_event *event)
 {
 	struct discover *d = stage;
 
 	if (event->kind == STAGE_EVENT_RECONFIGURE)
 		settings_take(d, event->settings);
-	else if (event->kind == STAGE_EVENT_ROLLBACK || event->kind == STAGE_EVENT_RESIZE)
+	else if (event->kind == STAGE_EVENT_ROLLBACK)
+		rolled_back(d);
+	else if (event->kind == STAGE_EVENT_RESIZE)
 		look_later(d);
 }
 

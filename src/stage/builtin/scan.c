@@ -351,6 +351,20 @@ static void commit_reconfigure(struct scan *s)
 	s->host->timer_set(s->self, s->host->now_ns() + NS_PER_SEC);
 }
 
+/* Findings are those of then; whether that content is clean is for today's rules to say. */
+static void rolled_back(struct scan *s)
+{
+	pthread_mutex_lock(&s->lock);
+	clean_forget(s);
+	s->n_findings = 0;
+	s->sweep = (struct scan_sweep){0};
+	scan_state_load(s);
+	s->sweep.active = false;
+	s->sweep.pos = 0;
+	s->sweep.done_ns = 0; /* it is due, where there are sweeps at all */
+	pthread_mutex_unlock(&s->lock);
+}
+
 static void scan_commit(void *stage, const struct stage_event *event)
 {
 	struct scan *s = stage;
@@ -360,9 +374,7 @@ static void scan_commit(void *stage, const struct stage_event *event)
 	} else if (event->kind == STAGE_EVENT_THAW) {
 		thaw(s);
 	} else if (event->kind == STAGE_EVENT_ROLLBACK) {
-		pthread_mutex_lock(&s->lock);
-		clean_forget(s);
-		pthread_mutex_unlock(&s->lock);
+		rolled_back(s);
 	}
 }
 
