@@ -66,6 +66,7 @@ struct manager {
 	struct keys *keys;
 	struct jobs *jobs;
 	struct notices *notices;
+	struct schedules *schedules; /* fs/snapshot/schedule.h */
 
 	pthread_mutex_t lock;
 	pthread_mutex_t record_lock; /* guards the marks, too */

@@ -182,34 +182,18 @@ static int rollback_event(struct rolling *rb, struct errmsg *em)
 /* --- the whole --- */
 
 /* "before-NAME-20261122T215510Z", NAME cut if it must be. */
-static void before_name(char buf[SNAPSHOT_NAME_MAX + 1], const char *name)
-{
-	const time_t now = (time_t)(clock_wall_ns() / NS_PER_SEC);
-	char when[32];
-	struct tm tm;
-
-	gmtime_r(&now, &tm);
-	strftime(when, sizeof(when), "%Y%m%dT%H%M%SZ", &tm);
-	snprintf(buf, SNAPSHOT_NAME_MAX + 1, "before-%.*s-%s", (int)(SNAPSHOT_NAME_MAX - 24), name,
-	        when);
-}
-
-/* A name that is free: a second rollback within a second gets a number. */
 static int before_init(struct rolling *rb, struct errmsg *em)
 {
-	char base[SNAPSHOT_NAME_MAX + 1], name[SNAPSHOT_NAME_MAX + 8];
-	int r = -EEXIST;
+	char prefix[SNAPSHOT_NAME_MAX + 8], name[SNAPSHOT_NAME_MAX + 1];
+	int r;
 
-	before_name(base, rb->name);
-	for (unsigned i = 1; i < 100 && r == -EEXIST; i++) {
-		struct errmsg ignored = {0};
-		snprintf(name, sizeof(name), i > 1 ? "%.120s.%u" : "%s", base, i);
-		r = snapshot_name_free(rb->m->ds->ns, rb->t.ino, name, &rb->t.ino, 1, &ignored);
-	}
-	if (r < 0)
-		return errmsg_set(em, r, "cannot find a name for what '%s' is now", rb->t.path);
-	r = capture_init(&rb->before, rb->m, rb->who, &rb->t, name, &rb->t.ino, 1, em);
+	snprintf(prefix, sizeof(prefix), "before-%s", rb->name);
+	r = snapshot_name_stamped(
+	        rb->m->ds->ns, rb->t.ino, prefix, clock_wall_ns(), &rb->t.ino, 1, name, em);
+	if (r == 0)
+		r = capture_init(&rb->before, rb->m, rb->who, &rb->t, name, &rb->t.ino, 1, em);
 	rb->before.action = "snapshot create";
+	rb->before.s.origin = SNAPSHOT_OF_ROLLBACK;
 	return r;
 }
 
