@@ -21,6 +21,7 @@
 
 #include "base/log.h"
 #include "fs/filter/manager-private.h"
+#include "fs/snapshot/schedule.h"
 
 /* --- the table; under images_lock --- */
 
@@ -285,6 +286,15 @@ static void below_quarantine(void *arg, uint64_t link, const char *why)
 	notices_quarantine(fi->m->notices, fi->ino, type, why);
 }
 
+static bool below_snapshot(void *arg, uint64_t link)
+{
+	struct filter_image *fi = arg;
+	char type[32];
+
+	image_link_type(fi, link, type);
+	return schedules_alarm(fi->m->schedules, fi->ino, type);
+}
+
 static struct pipeline_below below_of(struct filter_image *fi)
 {
 	return (struct pipeline_below){
@@ -296,6 +306,7 @@ static struct pipeline_below below_of(struct filter_image *fi)
 	        .image = below_image,
 	        .say = below_say,
 	        .quarantine = below_quarantine,
+	        .snapshot = below_snapshot,
 	};
 }
 

@@ -221,6 +221,12 @@ struct stage_host {
 	 * -ENOSPC with em: more than is left of it.
 	 */
 	int (*reserve)(struct stage_link *self, uint64_t bytes, struct errmsg *em);
+	/*
+	 * Asks for a snapshot of the image, named by the stage's type and the time: soon, on
+	 * another thread; an alert names it, or says why there is none.  It begins with QUIESCE.
+	 * False: none will be taken.  Does not wait.
+	 */
+	bool (*snapshot)(struct stage_link *self);
 };
 #define STAGE_STATE_MAX (1u << 20)
 
