@@ -4,8 +4,8 @@
  *	step                              held
  *	guests are frozen, if asked for   nothing
  *	what is in flight is committed    nothing
- *	images are listed                 manager.lock, from here on
- *	what came since is committed
+ *	what came since is committed      manager.lock, from here on
+ *	images are listed
  *	open images are drained           their filter_image.lock
  *	the instant, with the rows        record_lock, the gate; guests go on and are thawed
  *	the commit                        record_lock
@@ -279,9 +279,7 @@ static int make_of_set(struct manager *m, const struct filter_caller *who, const
 		return r;
 	cr.c.s.origin = mk->origin;
 	cr.c.s.time_ns = mk->wall_ns;
-	r = store_sync(m->ds->store);
-	if (r == 0)
-		r = instant_run(m, set->inos, set->n, STAGE_EVENT_SNAPSHOT, create_work, &cr, em);
+	r = instant_run(m, set->inos, set->n, STAGE_EVENT_SNAPSHOT, create_work, &cr, em);
 	if (r == -ESTALE && mk->quiesce)
 		errmsg_set(em, r,
 		        "a guest had to be thawed before the instant came: try again when less is "
@@ -300,7 +298,9 @@ static int make_locked(struct manager *m, const struct filter_caller *who, const
 
 	for (unsigned i = 0; i < LIST_TRIES && r == -ENOENT && !em->text[0]; i++) {
 		struct image_set set = {0};
-		r = set_fill(m->ds->ns, t, &set, em);
+		r = store_sync(m->ds->store);
+		if (r == 0)
+			r = set_fill(m->ds->ns, t, &set, em);
 		if (r == 0)
 			r = make_of_set(m, who, t, mk, &set, ret_json, em);
 		free(set.inos);

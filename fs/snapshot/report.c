@@ -45,11 +45,7 @@ static void listing_release(struct listing *l)
 
 static bool wanted(const struct listing *l, uint64_t ino)
 {
-	bool found = l->all;
-
-	for (size_t i = 0; i < l->images.n && !found; i++)
-		found = !l->images.dirs[i] && l->images.inos[i] == ino;
-	return found;
+	return l->all || target_list_has(&l->images, ino, false);
 }
 
 static int image_take(void *arg, const struct snapshot_image *si)

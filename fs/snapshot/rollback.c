@@ -13,7 +13,8 @@
  * be understood; their state goes back with the content.  What others remember stays.
  *
  * Until the transaction is committed nobody may change the image; so if the commit fails, the
- * drained state is kept while the engine repeats it, for a time.
+ * drained state is kept while the engine repeats it, for a time; then the image is put in
+ * quarantine, which an administrator lifts.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -110,18 +111,19 @@ static int before_rows(void *arg)
 	return capture_rows(&rb->before);
 }
 
-/* Gate closed. */
+/*
+ * Gate closed.  What can be refused comes first: once the state in RAM is another one, there is no way
+ * back but to run out of memory in the middle of it.
+ */
 static int rollback_rows(void *arg)
 {
 	struct rolling *rb = arg;
-	int r = 0;
+	int r = audit_note(rb->m, rb->who, "rollback", rb->t.ino, rb->t.path, rb->name, NULL,
+	        rb->before.s.name);
 
 	for (unsigned i = 0; i < rb->mf->plan.n && r == 0; i++)
 		if (holds(&rb->mf->plan.items[i]))
 			r = state_restore(rb->fi->state, rb->then, rb->mf->plan.items[i].link);
-	if (r == 0)
-		r = audit_note(rb->m, rb->who, "rollback", rb->t.ino, rb->t.path, rb->name, NULL,
-		        rb->before.s.name);
 	if (r == 0)
 		vfs_replaced(rb->m->vfs, rb->file, rb->si.inode.size);
 	return r;
@@ -163,12 +165,16 @@ static int rollback_drained(void *arg, struct errmsg *em)
 		        "other content under his hands)",
 		        rb->t.path);
 	const int r = vfs_replace(rb->m->vfs, rb->file, replace, rb);
+	if (r == -EINPROGRESS)
+		notices_quarantine(rb->m->notices, rb->t.ino, "rollback",
+		        "its rollback could not be committed: what is written now would be lost "
+		        "once it is");
 	return r < 0 ? snapshot_failed("roll back", rb->t.path, r, em) : 0;
 }
 
 static int rollback_event(struct rolling *rb, struct errmsg *em)
 {
-	const struct stage_event event = {.kind = STAGE_EVENT_ROLLBACK};
+	const struct stage_event event = {.kind = STAGE_EVENT_ROLLBACK, .size = rb->si.inode.size};
 
 	rb->fi = image_peek(rb->m, rb->t.ino);
 	ASSERT(rb->fi);

@@ -135,7 +135,7 @@ enum stage_event_kind {
 	STAGE_EVENT_THAW, /* go on */
 	STAGE_EVENT_SNAPSHOT,
 	STAGE_EVENT_CLONE,
-	STAGE_EVENT_ROLLBACK, /* content below changed as a whole */
+	STAGE_EVENT_ROLLBACK, /* content below changed as a whole; size: the new one */
 	STAGE_EVENT_RESIZE,   /* size: the new one; not of a guest's RESIZE, which is a request */
 	STAGE_EVENT_DELETE,   /* the image is about to lose its last name */
 	STAGE_EVENT_RECONFIGURE, /* settings: the new ones; commit makes them effective */
@@ -143,7 +143,7 @@ enum stage_event_kind {
 };
 struct stage_event {
 	enum stage_event_kind kind;
-	uint64_t size;                   /* RESIZE */
+	uint64_t size;                   /* RESIZE, ROLLBACK */
 	const struct settings *settings; /* RECONFIGURE; valid until commit or abort returned */
 };
 
