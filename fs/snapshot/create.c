@@ -367,7 +367,8 @@ int snapshots_create(struct manager *m, const struct filter_caller *who,
 	if (r == 0)
 		r = filter_target(m->ds->ns, rq->target, &t, em);
 	if (r == 0 && (rq->quiesce || rq->agent))
-		r = snapshot_guests_freeze(m, &t, rq->agent, false, NULL, &mk.quiesce, em);
+		r = snapshot_guests_freeze(
+		        m, &t, rq->agent, false, schedules_cancel(m->schedules), &mk.quiesce, em);
 	if (r < 0)
 		return r;
 	r = snapshot_make(m, who, &t, &mk, ret_json, em);

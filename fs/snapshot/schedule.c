@@ -344,24 +344,33 @@ static int due_note(void *arg, const struct schedule *sc)
  * An instant that is fixed counts, although its commit is not done yet.  A directory without images
  * has nothing to be taken; a target without a name is about to go, and its schedule with it.
  */
-static void run_one(
-        struct schedules *s, const struct schedule *sc, struct attempt *at, uint64_t wall_ns)
+static int take_due(struct schedules *s, const struct schedule *sc, struct attempt *at,
+        uint64_t wall_ns, struct errmsg *em)
 {
-	struct errmsg em = {0};
 	struct target t;
 	int r = target_of(s->m, sc->ino, &t);
 
 	if (r == 0)
-		r = take(s, sc, &t, wall_ns, &em);
-	if (r == -ENOENT)
+		r = take(s, sc, &t, wall_ns, em);
+	if (r == -ENOENT) {
+		*em = (struct errmsg){0};
 		r = 0;
+	}
 	if (r == 0 || r == -EINPROGRESS) {
 		pthread_mutex_lock(&s->lock);
 		at->state.last_ns = wall_ns;
 		pthread_mutex_unlock(&s->lock);
 	}
-	if (r == 0)
-		em = (struct errmsg){0};
+	return r;
+}
+
+/* take_it: it is due; else what failed was its retention. */
+static void run_one(struct schedules *s, const struct schedule *sc, struct attempt *at,
+        bool take_it, uint64_t wall_ns)
+{
+	struct errmsg em = {0};
+	int r = take_it ? take_due(s, sc, at, wall_ns, &em) : 0;
+
 	if (r == 0)
 		r = retain(s, sc, &em);
 	if (r < 0)
@@ -381,12 +390,13 @@ static bool consider(
 	at->seen = true;
 	if (sc->paused || (at->retry_at_ns && clock_now_ns() < at->retry_at_ns))
 		return false;
-	/* What failed after the snapshot was taken: its retention. */
-	const bool due = schedule_due(sc->every_ns, at->state.last_ns, wall_ns) || at->retry_at_ns;
-	if (due)
-		run_one(s, sc, at, wall_ns);
-	*next_ns = MIN(*next_ns, schedule_next(sc->every_ns, at->state.last_ns, wall_ns));
-	return due;
+	const bool due = schedule_due(sc->every_ns, at->state.last_ns, wall_ns);
+	const bool again = at->retry_at_ns;
+	if (due || again)
+		run_one(s, sc, at, due, wall_ns);
+	if (!at->retry_at_ns)
+		*next_ns = MIN(*next_ns, schedule_next(sc->every_ns, at->state.last_ns, wall_ns));
+	return due || again;
 }
 
 /* wall_ns 0: what the clock says. */
@@ -592,6 +602,11 @@ void schedules_free(struct schedules *s)
 	pthread_cond_destroy(&s->cond);
 	pthread_mutex_destroy(&s->lock);
 	free(s);
+}
+
+const _Atomic bool *schedules_cancel(const struct schedules *s)
+{
+	return &s->cancel;
 }
 
 void schedules_poke(struct schedules *s)

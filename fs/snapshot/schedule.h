@@ -22,6 +22,7 @@
 #pragma once
 
 #include <jansson.h>
+#include <stdatomic.h>
 
 #include "fs/filter/manager.h"
 #include "fs/snapshot/retention.h"
@@ -72,6 +73,8 @@ int schedules_start(struct schedules *s, struct errmsg *em) MUST_CHECK;
 /* Ends after what is under way; twice is once.  Accepts NULL. */
 void schedules_stop(struct schedules *s);
 void schedules_free(struct schedules *s); /* accepts NULL */
+/* Set once we are ending: then guests are not waited for. */
+const _Atomic bool *schedules_cancel(const struct schedules *s);
 /* Rows have changed. */
 void schedules_poke(struct schedules *s);
 /*

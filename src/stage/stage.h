@@ -136,8 +136,10 @@ enum stage_event_kind {
 	STAGE_EVENT_SNAPSHOT,
 	STAGE_EVENT_CLONE,
 	STAGE_EVENT_ROLLBACK, /* content below changed as a whole; size: the new one */
-	STAGE_EVENT_RESIZE,   /* size: the new one; not of a guest's RESIZE, which is a request */
-	STAGE_EVENT_DELETE,   /* the image is about to lose its last name */
+	/* size: the new one; of what passes the stack by (sharing chunks), told afterwards.  A guest's
+	 * RESIZE is a request. */
+	STAGE_EVENT_RESIZE,
+	STAGE_EVENT_DELETE,      /* the image is about to lose its last name */
 	STAGE_EVENT_RECONFIGURE, /* settings: the new ones; commit makes them effective */
 	STAGE_EVENTS,
 };

@@ -199,6 +199,24 @@ static void a_change_of_size_is_a_request(void **state)
 	assert_int_equal(resize(ino, 0), -EROFS);
 }
 
+static void a_copy_that_passes_the_stages_by_tells_the_new_size(void **state)
+{
+	struct vnode *a = open_with("a", "tell"), *b = open_with("b", "tell");
+	uint64_t len;
+
+	fill(a, 0, 65536, 'x');
+	forget();
+	assert_int_equal(vfs_copy(vfs, a, 0, b, 0, 65536, 0, &len), 0);
+	assert_int_equal(len, 65536);
+	assert_int_equal(told[STAGE_EVENT_RESIZE].size, 65536);
+	expect_told(STAGE_EVENT_RESIZE, 1, 1);
+	assert_int_equal(vfs_copy(vfs, a, 0, b, 0, 65536, 0, &len), 0);
+	expect_told(STAGE_EVENT_RESIZE, 0, 0);
+	expect_bytes(b, 0, 65536, 'x');
+	vfs_release(vfs, a);
+	vfs_release(vfs, b);
+}
+
 /* Images come and go while a directory's snapshot is taken: it is taken all the same. */
 static _Atomic bool churning;
 
@@ -253,6 +271,7 @@ static void types_make(void)
 {
 	tell_type = watch_type;
 	tell_type.name = "tell";
+	tell_type.handles = 0; /* so that copies pass it by */
 	tell_type.prepare = tell_prepare;
 	tell_type.commit = tell_commit;
 	tell_type.abort = tell_abort;
@@ -268,6 +287,7 @@ int main(void)
 	        MANAGER_CASE(what_one_refuses_does_not_happen),
 	        MANAGER_CASE(a_rollback_tells_the_new_size),
 	        MANAGER_CASE(a_change_of_size_is_a_request),
+	        MANAGER_CASE(a_copy_that_passes_the_stages_by_tells_the_new_size),
 	        MANAGER_CASE(a_busy_directory_has_its_snapshot),
 	        MANAGER_CASE(no_clone_takes_the_name_of_the_view),
 	};
