@@ -15,6 +15,7 @@
  *	KEYSLOT       crypto domain    slot             crypto/keyslot.h
  *	AUDIT         0                number, from 1   JSON, audit.h; never deleted
  *	FLAG          inode            1: quarantine    text
+ *	                               2: schedule, 3: agent  fs/snapshot/schedule.h
  *	SNAPSHOT      0, a snapshot    number           JSON, fs/snapshot/records.h
  */
 #pragma once

@@ -8,6 +8,7 @@
 
 #include "fs/control/text.h"
 #include "tools/image-name.h"
+#include "tools/print.h"
 #include "tools/target.h"
 
 static const struct cmd_option clone_options[] = {
@@ -55,7 +56,11 @@ static int clone_fill(void *arg, const struct target *t, json_t *request)
 
 static void clone_print(const struct target *t, const json_t *json)
 {
-	printf("%s: cloned from %s\n", json_text(json, "target"), json_text(json, "source"));
+	char target_name[512], source[512];
+
+	printf("%s: cloned from %s\n",
+	        text_name(target_name, sizeof(target_name), json_text(json, "target")),
+	        text_name(source, sizeof(source), json_text(json, "source")));
 }
 
 static int clone_run(const struct command *cmd, int argc, char **argv)

@@ -10,8 +10,16 @@
 #include "fs/snapshot/snapshots.h"
 #include "tools/filter.h"
 #include "tools/print.h"
+#include "tools/snapshot-commands.h"
 
 static const struct cmd_option json_option[] = {
+        {'j', "json", NULL, "print JSON"},
+        {0},
+};
+
+static const struct cmd_option create_options[] = {
+        {'q', "quiesce", NULL, "freeze the guests meanwhile, by their agents (snapshot agent)"},
+        {'a', "agent", "SOCKET", "freeze the guest of the agent at SOCKET"},
         {'j', "json", NULL, "print JSON"},
         {0},
 };
@@ -77,22 +85,46 @@ static void create_print(const struct target *t, const json_t *json)
 {
 	char name[512], count[TEXT_LEN];
 
-	printf("%s@%s: %s\n", filter_target_name(name, sizeof(name), json), name_of(json),
+	printf("%s@%s: %s", filter_target_name(name, sizeof(name), json), name_of(json),
 	        text_count(count, json_u64(json, "images"), "image"));
+	if (json_u64(json, "quiesced"))
+		printf(", %s frozen", text_count(count, json_u64(json, "quiesced"), "guest"));
+	putchar('\n');
 }
 
 static int create_run(const struct command *cmd, int argc, char **argv)
 {
-	return snapshot_call(cmd, argc, argv, "snapshot-create", NULL, NULL, create_print);
+	static const char *const args[] = {"TARGET", "NAME"};
+	struct filter_options opt = {0};
+	const char *agent = NULL;
+	bool quiesce = false;
+	int id;
+
+	while ((id = cmd_option_next(cmd, argc, argv)) > 0) {
+		opt.as_json = opt.as_json || id == 'j';
+		quiesce = quiesce || id == 'q';
+		agent = id == 'a' ? optarg : agent;
+	}
+	if (id < 0 || cmd_args_check(cmd, argc, argv, args, 2, 2))
+		return WEIR_EXIT_USAGE;
+	struct filter_call call = {
+	        .q = {.doing = "taking a snapshot", .verb = "take a snapshot of"},
+	        .opt = &opt,
+	};
+	call.q.request = json_pack("{s:s, s:o, s:b}", "op", "snapshot-create", "name",
+	        text_json(argv[optind + 1]), "quiesce", quiesce);
+	if (agent)
+		json_object_set_new(call.q.request, "agent", text_json(agent));
+	return filter_call_run(&call, argv[optind], create_print);
 }
 
 static const struct command cmd_snapshot_create = {
         .name = "snapshot create",
-        .synopsis = "TARGET NAME [--json]",
+        .synopsis = "TARGET NAME [--quiesce] [--agent SOCKET] [--json]",
         .summary = "Keep an image, all images of a directory, or of the datastore, as of now",
         .details = "All of them at one instant.  It takes no space at first: what is changed later "
                    "is written elsewhere.",
-        .options = json_option,
+        .options = create_options,
         .run = create_run,
 };
 
@@ -357,6 +389,8 @@ static const struct command *const snapshot_commands[] = {
         &cmd_snapshot_hold,
         &cmd_snapshot_release,
         &cmd_snapshot_rollback,
+        &cmd_snapshot_schedule,
+        &cmd_snapshot_agent,
         NULL,
 };
 

@@ -45,10 +45,10 @@ struct control_request {
 	/* Texts; NULL: not given. */
 	const char *target, *type, *action, *name, *expect;
 	const char *kind, *secret, *new_kind, *new_secret;
-	const char *other, *other_name, *holder;
+	const char *other, *other_name, *holder, *agent, *every, *keep;
 	struct control_texts images, settings, args; /* items NULL: not given */
 	struct control_texts kinds, secrets;         /* further ones */
-	bool full, lazy, force, recursive, wait, verify;
+	bool full, lazy, force, recursive, wait, verify, quiesce;
 	uint64_t slot, offset;
 	bool slot_given;
 	json_t *json; /* owned */

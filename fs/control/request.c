@@ -37,6 +37,9 @@ static const struct field fields[] = {
         {"other", FIELD_TEXT, AT(other), CONTROL_NEEDS_OTHER},
         {"other_name", FIELD_TEXT, AT(other_name), CONTROL_NEEDS_OTHER_NAME},
         {"holder", FIELD_TEXT, AT(holder), CONTROL_NEEDS_HOLDER},
+        {"agent", FIELD_TEXT, AT(agent)},
+        {"every", FIELD_TEXT, AT(every)},
+        {"keep", FIELD_TEXT, AT(keep)},
         {"images", FIELD_TEXTS, AT(images)},
         {"settings", FIELD_TEXTS, AT(settings)},
         {"args", FIELD_TEXTS, AT(args)},
@@ -48,6 +51,7 @@ static const struct field fields[] = {
         {"recursive", FIELD_FLAG, AT(recursive)},
         {"wait", FIELD_FLAG, AT(wait)},
         {"verify", FIELD_FLAG, AT(verify)},
+        {"quiesce", FIELD_FLAG, AT(quiesce)},
         {"slot", FIELD_NUMBER, AT(slot), CONTROL_NEEDS_SLOT},
         {"offset", FIELD_NUMBER, AT(offset)},
 };

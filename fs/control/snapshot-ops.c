@@ -14,6 +14,12 @@ static struct snapshot_request request_of(const struct control_request *req)
 	        .other = req->other,
 	        .other_name = req->other_name,
 	        .holder = req->holder,
+	        .agent = req->agent,
+	        .action = req->action,
+	        .every = req->every,
+	        .keep = req->keep,
+	        .quiesce = req->quiesce,
+	        .quiesce_given = json_object_get(req->json, "quiesce") != NULL,
 	        .force = req->force,
 	        .from = req->offset,
 	};
@@ -90,6 +96,42 @@ static int run_release(struct control_context *ctx, const struct control_request
 	return snapshots_hold(ctx->manager, &ctx->who, &rq, false, ret_json, em);
 }
 
+static int run_schedule(struct control_context *ctx, const struct control_request *req,
+        json_t **ret_json, struct errmsg *em)
+{
+	const struct snapshot_request rq = request_of(req);
+
+	if (!ctx->manager)
+		return no_manager(em);
+	return snapshots_schedule(ctx->manager, &ctx->who, &rq, ret_json, em);
+}
+
+static int run_schedules(struct control_context *ctx, const struct control_request *req,
+        json_t **ret_json, struct errmsg *em)
+{
+	const struct snapshot_request rq = request_of(req);
+
+	return snapshots_schedules(ctx->ds, ctx->manager, &rq, ret_json, em);
+}
+
+static int run_agent(struct control_context *ctx, const struct control_request *req,
+        json_t **ret_json, struct errmsg *em)
+{
+	const struct snapshot_request rq = request_of(req);
+
+	if (!ctx->manager)
+		return no_manager(em);
+	return snapshots_agent(ctx->manager, &ctx->who, &rq, ret_json, em);
+}
+
+static int run_agents(struct control_context *ctx, const struct control_request *req,
+        json_t **ret_json, struct errmsg *em)
+{
+	const struct snapshot_request rq = request_of(req);
+
+	return snapshots_agents(ctx->ds, &rq, ret_json, em);
+}
+
 static int run_rollback(struct control_context *ctx, const struct control_request *req,
         json_t **ret_json, struct errmsg *em)
 {
@@ -131,6 +173,10 @@ const struct control_op control_snapshot_ops[] = {
                 run_hold},
         {"snapshot-release", CONTROL_NEEDS_TARGET | CONTROL_NEEDS_NAME | CONTROL_NEEDS_HOLDER,
                 run_release},
+        {"snapshot-schedule", CONTROL_NEEDS_TARGET | CONTROL_NEEDS_ACTION, run_schedule},
+        {"snapshot-schedules", CONTROL_NEEDS_TARGET, run_schedules},
+        {"snapshot-agent", CONTROL_NEEDS_TARGET | CONTROL_NEEDS_ACTION, run_agent},
+        {"snapshot-agents", CONTROL_NEEDS_TARGET, run_agents},
         {"snapshot-rollback", CONTROL_NEEDS_TARGET | CONTROL_NEEDS_NAME, run_rollback},
         {"clone", CONTROL_NEEDS_TARGET | CONTROL_NEEDS_OTHER, run_clone},
         {"diff", CONTROL_NEEDS_TARGET | CONTROL_NEEDS_OTHER, run_diff},

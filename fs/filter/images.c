@@ -28,6 +28,7 @@
 #include "base/log.h"
 #include "fs/filter/manager-private.h"
 #include "fs/snapshot/records.h"
+#include "fs/snapshot/schedule.h"
 
 static bool is_snapshot(const struct filter_image *fi)
 {
@@ -323,6 +324,15 @@ static void below_quarantine(void *arg, uint64_t link, const char *why)
 		notices_quarantine(fi->m->notices, fi->ino, type, why);
 }
 
+static bool below_snapshot(void *arg, uint64_t link)
+{
+	struct filter_image *fi = arg;
+	char type[32];
+
+	image_link_type(fi, link, type);
+	return schedules_alarm(fi->m->schedules, fi->ino, type);
+}
+
 static struct pipeline_below below_of(struct filter_image *fi)
 {
 	return (struct pipeline_below){
@@ -334,6 +344,7 @@ static struct pipeline_below below_of(struct filter_image *fi)
 	        .image = below_image,
 	        .say = below_say,
 	        .quarantine = below_quarantine,
+	        .snapshot = below_snapshot,
 	};
 }
 

@@ -69,6 +69,7 @@ struct manager {
 	struct notices *notices;
 	manager_invalidate_fn *invalidate; /* NULL: nothing is cached elsewhere */
 	void *invalidate_arg;
+	struct schedules *schedules; /* fs/snapshot/schedule.h */
 
 	pthread_mutex_t lock;
 	pthread_mutex_t record_lock; /* guards the marks, too */

@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "fs/control/text.h"
 #include "fs/filter/manager-private.h"
+#include "fs/snapshot/schedule.h"
 
 #define ROWS_COST 4096u /* bytes of overlay that a change of rows counts for */
 
@@ -157,6 +158,8 @@ int manager_new(struct datastore *ds, struct vfs *v, struct manager **ret_m, str
 			errmsg_set(em, r, "out of memory");
 	}
 	if (!r)
+		r = schedules_new(m, &m->schedules, em);
+	if (!r)
 		r = notices_start(m->notices, em);
 	if (r < 0) {
 		manager_free(m);
@@ -168,13 +171,18 @@ int manager_new(struct datastore *ds, struct vfs *v, struct manager **ret_m, str
 
 int manager_start(struct manager *m, struct errmsg *em)
 {
-	return m->read_only ? 0 : jobs_start(m->jobs, em);
+	int r = m->read_only ? 0 : jobs_start(m->jobs, em);
+
+	if (!r && !m->read_only)
+		r = schedules_start(m->schedules, em);
+	return r;
 }
 
 void manager_stop(struct manager *m)
 {
 	if (!m)
 		return;
+	schedules_stop(m->schedules);
 	jobs_stop(m->jobs);
 }
 
@@ -191,6 +199,7 @@ void manager_free(struct manager *m)
 {
 	if (!m)
 		return;
+	schedules_free(m->schedules);
 	jobs_stop(m->jobs);
 	jobs_free(m->jobs);
 	notices_free(m->notices);

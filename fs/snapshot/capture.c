@@ -244,14 +244,15 @@ int capture_rows(struct capture *c)
 	int r = 0;
 
 	vfs_collect_rows(c->m->vfs, 0);
-	c->s.time_ns = clock_wall_ns();
+	if (c->s.time_ns == 0)
+		c->s.time_ns = clock_wall_ns();
 	while (r == 0 && i < c->s.n_images)
 		r = capture_image(c, i++);
 	if (r == 0)
 		r = snapshot_put(c->m->ds->ns, &c->s);
 	if (r == 0)
-		r = audit_note(
-		        c->m, c->who, c->action, c->s.scope, c->target, c->s.name, NULL, NULL);
+		r = audit_note(c->m, c->who, c->action, c->s.scope, c->target, c->s.name, NULL,
+		        c->s.origin ? snapshot_origin_name(c->s.origin) : NULL);
 	if (r < 0)
 		capture_undo(c, i);
 	return r;

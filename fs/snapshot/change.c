@@ -78,7 +78,8 @@ static int deletion_rows(void *arg)
 	}
 	return r < 0 ? r
 	             : audit_note(d->m, d->who, "snapshot delete", d->s->scope, d->s->target,
-	                       d->s->name, NULL, NULL);
+	                       d->s->name, d->who ? NULL : snapshot_origin_name(d->s->origin),
+	                       NULL);
 }
 
 /* A key that was rotated stays while a snapshot needs it: these may be done with. */
@@ -129,6 +130,15 @@ static int deletion_run(struct manager *m, const struct filter_caller *who,
 	return r < 0 ? snapshot_failed("delete snapshot", s->name, r, em) : 0;
 }
 
+/* Of those that a snapshot was in: a key that was rotated away may be done with.  Frees. */
+static void domains_leave(struct manager *m, struct domains *domains)
+{
+	for (size_t i = 0; i < domains->n; i++)
+		keys_domain_left(m, domains->ids[i]);
+	free(domains->ids);
+	*domains = (struct domains){0};
+}
+
 static int refuse_held(const struct snapshot *s, struct errmsg *em)
 {
 	const size_t n = json_array_size(s->holders);
@@ -155,11 +165,33 @@ int snapshots_delete(struct manager *m, const struct filter_caller *who,
 	if (r == 0)
 		r = deletion_run(m, who, &s, &domains, em);
 	pthread_mutex_unlock(&m->lock);
-	for (size_t i = 0; i < domains.n && r == 0; i++)
-		keys_domain_left(m, domains.ids[i]);
-	free(domains.ids);
+	if (r < 0)
+		domains.n = 0;
+	domains_leave(m, &domains);
 	if (r == 0)
 		*ret_json = changed_json(&s);
+	snapshot_release(&s);
+	return r;
+}
+
+int snapshot_expire(struct manager *m, uint64_t number, uint64_t scope, enum snapshot_origin origin,
+        struct errmsg *em)
+{
+	struct domains domains = {0};
+	struct snapshot s = {0};
+
+	pthread_mutex_lock(&m->lock);
+	int r = snapshot_get(m->ds->ns, number, &s);
+	if (r == 0 && (s.scope != scope || s.origin != origin))
+		r = errmsg_set(em, -EBUSY, "snapshot '%s' is somebody's by now", s.name);
+	if (r == 0)
+		r = refuse_held(&s, em);
+	if (r == 0)
+		r = deletion_run(m, NULL, &s, &domains, em);
+	pthread_mutex_unlock(&m->lock);
+	if (r < 0)
+		domains.n = 0;
+	domains_leave(m, &domains);
 	snapshot_release(&s);
 	return r;
 }
@@ -245,6 +277,7 @@ int snapshots_rename(struct manager *m, const struct filter_caller *who,
 		r = new_name_free(m->ds->ns, &s, rq->other_name, em);
 	if (r == 0) {
 		snprintf(s.name, sizeof(s.name), "%s", rq->other_name);
+		s.origin = SNAPSHOT_OF_USER;
 		r = record_change(m, who, &s, "snapshot rename", rq->name, rq->other_name, em);
 	}
 	pthread_mutex_unlock(&m->lock);

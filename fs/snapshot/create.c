@@ -1,6 +1,15 @@
 /*
  * create.c - snapshots of an image, a directory, the datastore
  *
+ *	step                              held
+ *	guests are frozen, if asked for   nothing
+ *	what is in flight is committed    nothing
+ *	what came since is committed      manager.lock, from here on
+ *	images are listed
+ *	open images are drained           their filter_image.lock
+ *	the instant, with the rows        record_lock, the gate; guests go on and are thawed
+ *	the commit                        record_lock
+ *
  * What is in flight is committed first, so that the group with the instant is small.  An image of
  * which chunks are being moved to another crypto domain is refused: a snapshot would keep what is
  * in the old one, while the end of that work says that nothing is.
@@ -10,8 +19,14 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/clock.h"
 #include "fs/control/text.h"
 #include "fs/snapshot/private.h"
+#include "fs/snapshot/quiesce.h"
+#include "fs/snapshot/schedule.h"
+
+#define STAMP_TRIES 200u /* names of one second */
+#define LIST_TRIES  5u   /* of a directory in which files come and go */
 
 int snapshot_failed(const char *what, const char *target, int r, struct errmsg *em)
 {
@@ -166,21 +181,49 @@ int snapshot_domains_settled(struct ns *ns, const uint64_t *inos, size_t n, stru
 	return r < 0 ? errmsg_set(em, r, "cannot read the jobs: %s", strerror(-r)) : 0;
 }
 
+/* --- a name made of the time --- */
+
+int snapshot_name_stamped(struct ns *ns, uint64_t scope, const char *prefix, uint64_t wall_ns,
+        const uint64_t *inos, size_t n, char ret_name[SNAPSHOT_NAME_MAX + 1], struct errmsg *em)
+{
+	char stamp[SCHEDULE_STAMP_LEN];
+	int r = -EEXIST;
+
+	schedule_stamp(wall_ns, stamp);
+	for (unsigned i = 1; i <= STAMP_TRIES && r == -EEXIST; i++) {
+		const int room = (int)(SNAPSHOT_NAME_MAX - sizeof(stamp) - 5);
+		*em = (struct errmsg){0};
+		if (i == 1)
+			snprintf(ret_name, SNAPSHOT_NAME_MAX + 1, "%.*s-%s", room, prefix, stamp);
+		else
+			snprintf(ret_name, SNAPSHOT_NAME_MAX + 1, "%.*s-%s.%03u", room, prefix,
+			        stamp, i);
+		r = snapshot_name_free(ns, scope, ret_name, inos, n, em);
+	}
+	return r;
+}
+
 /* --- doing it --- */
 
 struct creating {
 	struct capture c;
 	struct instant *in;
+	struct quiesce *quiesce; /* may be NULL */
 };
 
-/* Gate closed. */
+/* Gate closed: what guests have written is below us, and they are still frozen, or it is nothing. */
 static int create_rows(void *arg)
 {
 	struct creating *cr = arg;
-	const int r = capture_rows(&cr->c);
 
-	if (r == 0)
+	if (cr->quiesce && !quiesce_holds(cr->quiesce))
+		return -ESTALE;
+	const int r = capture_rows(&cr->c);
+	if (r == 0) {
 		instant_reached(cr->in);
+		if (cr->quiesce)
+			quiesce_thaw(cr->quiesce);
+	}
 	return r;
 }
 
@@ -198,53 +241,142 @@ static int create_work(void *arg, struct instant *in, struct errmsg *em)
 	return r;
 }
 
-static json_t *created_json(const struct capture *c)
+static json_t *created_json(const struct creating *cr)
 {
-	return json_pack("{s:s, s:s, s:o, s:I, s:I}", "name", c->s.name, "kind",
+	const struct capture *c = &cr->c;
+
+	return json_pack("{s:s, s:s, s:o, s:I, s:I, s:i}", "name", c->s.name, "kind",
 	        snapshot_kind_name(c->s.kind), "target", text_json(c->target), "time_ns",
-	        (json_int_t)c->s.time_ns, "images", (json_int_t)c->s.n_images);
+	        (json_int_t)c->s.time_ns, "images", (json_int_t)c->s.n_images, "quiesced",
+	        cr->quiesce ? (int)quiesce_count(cr->quiesce) : 0);
 }
 
-int snapshot_take(struct manager *m, const struct filter_caller *who, const struct target *t,
-        const char *name, const uint64_t *inos, size_t n, const char *action, json_t **ret_json,
+/* The name that it is to have, and may. */
+static int making_name(struct manager *m, const struct target *t, const struct snapshot_making *mk,
+        const struct image_set *set, char ret_name[SNAPSHOT_NAME_MAX + 1], struct errmsg *em)
+{
+	if (!mk->name)
+		return snapshot_name_stamped(m->ds->ns, t->ino, mk->prefix,
+		        mk->wall_ns ? mk->wall_ns : clock_wall_ns(), set->inos, set->n, ret_name,
+		        em);
+	snprintf(ret_name, SNAPSHOT_NAME_MAX + 1, "%s", mk->name);
+	return snapshot_name_free(m->ds->ns, t->ino, mk->name, set->inos, set->n, em);
+}
+
+static int make_of_set(struct manager *m, const struct filter_caller *who, const struct target *t,
+        const struct snapshot_making *mk, const struct image_set *set, json_t **ret_json,
         struct errmsg *em)
 {
-	struct creating cr = {0};
-	int r = m->read_only ? -EROFS : snapshot_name_free(m->ds->ns, t->ino, name, inos, n, em);
+	struct creating cr = {.quiesce = mk->quiesce};
+	char name[SNAPSHOT_NAME_MAX + 1];
+	int r = making_name(m, t, mk, set, name, em);
 
 	if (r == 0)
-		r = snapshot_domains_settled(m->ds->ns, inos, n, em);
+		r = snapshot_domains_settled(m->ds->ns, set->inos, set->n, em);
 	if (r == 0)
-		r = capture_init(&cr.c, m, who, t, name, inos, n, em);
+		r = capture_init(&cr.c, m, who, t, name, set->inos, set->n, em);
 	if (r < 0)
 		return r;
-	cr.c.action = action;
-	r = store_sync(m->ds->store);
-	if (r == 0)
-		r = instant_run(m, inos, n, STAGE_EVENT_SNAPSHOT, create_work, &cr, em);
+	cr.c.s.origin = mk->origin;
+	cr.c.s.time_ns = mk->wall_ns;
+	r = instant_run(m, set->inos, set->n, STAGE_EVENT_SNAPSHOT, create_work, &cr, em);
+	if (r == -ESTALE && mk->quiesce)
+		errmsg_set(em, r,
+		        "a guest had to be thawed before the instant came: try again when less is "
+		        "going on");
 	if (r == 0 && ret_json)
-		*ret_json = created_json(&cr.c);
+		*ret_json = created_json(&cr);
 	capture_release(&cr.c);
+	return r;
+}
+
+/* What is removed while we look is not in it: then the list is made once more. */
+static int make_locked(struct manager *m, const struct filter_caller *who, const struct target *t,
+        const struct snapshot_making *mk, json_t **ret_json, struct errmsg *em)
+{
+	int r = -ENOENT;
+
+	for (unsigned i = 0; i < LIST_TRIES && r == -ENOENT && !em->text[0]; i++) {
+		struct image_set set = {0};
+		r = store_sync(m->ds->store);
+		if (r == 0)
+			r = set_fill(m->ds->ns, t, &set, em);
+		if (r == 0)
+			r = make_of_set(m, who, t, mk, &set, ret_json, em);
+		free(set.inos);
+		if (!t->dir)
+			break;
+	}
+	return r;
+}
+
+int snapshot_make(struct manager *m, const struct filter_caller *who, const struct target *t,
+        const struct snapshot_making *mk, json_t **ret_json, struct errmsg *em)
+{
+	if (m->read_only)
+		return errmsg_set(em, -EROFS, "cannot take a snapshot: mounted read-only");
+	int r = store_sync(m->ds->store); /* the bulk of it, with nothing held */
+	if (r == 0) {
+		pthread_mutex_lock(&m->lock);
+		r = make_locked(m, who, t, mk, ret_json, em);
+		pthread_mutex_unlock(&m->lock);
+	}
 	return r < 0 ? snapshot_failed("snapshot", *t->path ? t->path : "the datastore", r, em) : 0;
+}
+
+/* --- with the guests frozen --- */
+
+int snapshot_guests_freeze(struct manager *m, const struct target *t, const char *agent,
+        bool lenient, const _Atomic bool *cancel, struct quiesce **ret_q, struct errmsg *em)
+{
+	struct agent_paths paths = {0};
+	struct image_set set = {0};
+	int r = agent ? agent_paths_add(&paths, agent) : set_fill(m->ds->ns, t, &set, em);
+
+	for (size_t i = 0; i < set.n && r == 0; i++)
+		r = agent_paths_add_image(m->ds->ns, set.inos[i], &paths);
+	free(set.inos);
+	if (r == 0 && paths.n == 0)
+		r = errmsg_set(em, -ENOENT,
+		        "it is not known how to reach the guest of '%s': set the socket of its "
+		        "agent (weir snapshot agent), or name it with --agent",
+		        *t->path ? t->path : "/");
+	if (r == 0)
+		r = quiesce_begin((const char *const *)paths.items, paths.n, lenient,
+		        &quiesce_limits_default, cancel, ret_q, em);
+	agent_paths_release(&paths);
+	return r;
+}
+
+/* The snapshot is there, but not what was asked for. */
+static int thawed_early(const char *name, int r, struct errmsg *em)
+{
+	struct errmsg why = *em;
+
+	return errmsg_set(em, r, "snapshot '%s' was taken, but %.400s", name, why.text);
 }
 
 int snapshots_create(struct manager *m, const struct filter_caller *who,
         const struct snapshot_request *rq, json_t **ret_json, struct errmsg *em)
 {
-	struct image_set set = {0};
+	struct snapshot_making mk = {.name = rq->name};
+	struct errmsg thaw_em = {0};
 	struct target t;
 	int r = snapshot_name_check(rq->name, em);
 
 	if (r == 0)
 		r = filter_target(m->ds->ns, rq->target, &t, em);
+	if (r == 0 && (rq->quiesce || rq->agent))
+		r = snapshot_guests_freeze(
+		        m, &t, rq->agent, false, schedules_cancel(m->schedules), &mk.quiesce, em);
 	if (r < 0)
 		return r;
-	pthread_mutex_lock(&m->lock);
-	r = set_fill(m->ds->ns, &t, &set, em);
-	if (r == 0)
-		r = snapshot_take(
-		        m, who, &t, rq->name, set.inos, set.n, "snapshot create", ret_json, em);
-	pthread_mutex_unlock(&m->lock);
-	free(set.inos);
-	return r;
+	r = snapshot_make(m, who, &t, &mk, ret_json, em);
+	const int thawed = quiesce_end(mk.quiesce, &thaw_em);
+	if (r < 0 || thawed == 0)
+		return r;
+	json_decref(*ret_json);
+	*ret_json = NULL;
+	*em = thaw_em;
+	return thawed_early(rq->name, thawed, em);
 }

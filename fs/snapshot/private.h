@@ -5,10 +5,14 @@
  *	find.c       targets and names into snapshots
  *	capture.c    the rows of a snapshot, put at its instant; and taken away
  *	instant.c    an instant of images that may be open: stages told, guests held for as short as can be
- *	create.c, change.c, rollback.c, clone.c, diff.c, report.c    the requests
+ *	create.c, change.c, rollback.c, clone.c, diff.c, report.c, schedule-ops.c    the requests
+ *	agent.c, quiesce.c    guests that stand still meanwhile
+ *	retention.c, schedule-rows.c, schedule.c    snapshots that the daemon takes by itself
  *	view.c       snapshots for the view in the mount
  */
 #pragma once
+
+#include <stdatomic.h>
 
 #include "fs/filter/manager-private.h"
 #include "fs/snapshot/records.h"
@@ -32,12 +36,15 @@ int snapshot_find_image(struct ns *ns, const struct target *t, const char *name,
 /* -EUCLEAN and others, that are no -ENOENT, with em. */
 int snapshot_read_failed(int r, struct errmsg *em);
 
+struct quiesce; /* quiesce.h */
+
 /* --- capture.c --- */
 struct capture {
 	struct manager *m;
 	const struct filter_caller *who;
 	const char *action; /* of the audit entry */
-	struct snapshot s;  /* n_images of them; holders owned, json NULL */
+	struct snapshot
+	        s; /* n_images of them; holders owned, json NULL; time_ns 0: the instant's */
 	char target[FILTER_PATH_MAX];
 	struct snapshot_ref *refs; /* owned; in order of inode */
 	char **paths;              /* owned */
@@ -90,9 +97,31 @@ int snapshot_name_free(struct ns *ns, uint64_t scope, const char *name, const ui
 /* None of them is being moved to another crypto domain.  -EBUSY. */
 int snapshot_domains_settled(
         struct ns *ns, const uint64_t *inos, size_t n, struct errmsg *em) MUST_CHECK;
-/* manager.lock held: a snapshot of these images (sorted), by that name. */
-int snapshot_take(struct manager *m, const struct filter_caller *who, const struct target *t,
-        const char *name, const uint64_t *inos, size_t n, const char *action, json_t **ret_json,
+/* "PREFIX-20261122T215510Z", or with ".002" and so on behind it when that is taken. */
+int snapshot_name_stamped(struct ns *ns, uint64_t scope, const char *prefix, uint64_t wall_ns,
+        const uint64_t *inos, size_t n, char ret_name[SNAPSHOT_NAME_MAX + 1],
+        struct errmsg *em) MUST_CHECK;
+struct snapshot_making {
+	const char *name;   /* NULL: */
+	const char *prefix; /* and the time */
+	enum snapshot_origin origin;
+	uint64_t wall_ns;        /* its time; 0: now */
+	struct quiesce *quiesce; /* frozen guests, thawed at the instant; may be NULL */
+};
+/* Takes manager.lock.  -ENOENT: there is no image in the directory. */
+int snapshot_make(struct manager *m, const struct filter_caller *who, const struct target *t,
+        const struct snapshot_making *mk, json_t **ret_json, struct errmsg *em) MUST_CHECK;
+/* Freezes the guest of that agent; NULL: of those that are set for the images.  As quiesce_begin(). */
+int snapshot_guests_freeze(struct manager *m, const struct target *t, const char *agent,
+        bool lenient, const _Atomic bool *cancel, struct quiesce **ret_q,
         struct errmsg *em) MUST_CHECK;
 /* "the disk is full" and so on, of what the engine returned. */
 int snapshot_failed(const char *what, const char *target, int r, struct errmsg *em);
+
+/* --- change.c --- */
+/*
+ * Takes manager.lock: deletes a snapshot by number, if it is still of that origin and scope and
+ * nobody holds it; else -EBUSY.  -ENOENT: it is gone.
+ */
+int snapshot_expire(struct manager *m, uint64_t number, uint64_t scope, enum snapshot_origin origin,
+        struct errmsg *em) MUST_CHECK;

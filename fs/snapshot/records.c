@@ -23,9 +23,21 @@ static const char *const kind_names[] = {
         [SNAPSHOT_DATASTORE] = "datastore",
 };
 
+static const char *const origin_names[] = {
+        [SNAPSHOT_OF_USER] = "user",
+        [SNAPSHOT_OF_SCHEDULE] = "schedule",
+        [SNAPSHOT_OF_PROTECT] = "protect",
+        [SNAPSHOT_OF_ROLLBACK] = "rollback",
+};
+
 const char *snapshot_kind_name(enum snapshot_kind kind)
 {
 	return kind_names[kind];
+}
+
+const char *snapshot_origin_name(enum snapshot_origin origin)
+{
+	return origin_names[origin];
 }
 
 bool snapshot_name_good(const char *name)
@@ -76,6 +88,17 @@ static bool kind_take(const json_t *json, enum snapshot_kind *ret_kind)
 		}
 	}
 	return false;
+}
+
+/* What is unknown is the user's: nobody else touches it. */
+static enum snapshot_origin origin_take(const json_t *json)
+{
+	const char *name = json_string_value(json_object_get(json, "origin"));
+
+	for (unsigned i = 0; name && i < ARRAY_SIZE(origin_names); i++)
+		if (!strcmp(name, origin_names[i]))
+			return i;
+	return SNAPSHOT_OF_USER;
 }
 
 static bool holders_good(const json_t *holders)
@@ -139,6 +162,7 @@ int snapshot_decode(uint64_t number, const void *value, size_t len, struct snaps
 		json_decref(s.json);
 		return -EUCLEAN;
 	}
+	s.origin = origin_take(s.json);
 	memcpy(s.name, name, strlen(name) + 1);
 	*ret_s = s;
 	return 0;
@@ -150,6 +174,11 @@ int snapshot_put(struct ns *ns, const struct snapshot *s)
 	        snapshot_kind_name(s->kind), "scope", (json_int_t)s->scope, "target",
 	        text_json(s->target), "time_ns", (json_int_t)s->time_ns, "images",
 	        (json_int_t)s->n_images, "holders", s->holders);
+	if (s->origin != SNAPSHOT_OF_USER &&
+	        json_object_set_new(json, "origin", json_string(origin_names[s->origin])) < 0) {
+		json_decref(json);
+		return -ENOMEM;
+	}
 	CLEANUP(free_ptr) char *row = json ? json_dumps(json, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
 
 	json_decref(json);

@@ -6,7 +6,8 @@
  *
  *	owner   id      value
  *	0       number  {name, kind: "image"/"directory"/"datastore", scope (inode), target (its path
- *	                then), time_ns, images, holders: [text]}
+ *	                then), time_ns, images, holders: [text], origin: "schedule"/"protect"/
+ *	                "rollback" (not there: a user took it)}
  *	number  image   {inode, path, mode, uid, gid, size, atime_ns, mtime_ns, ctime_ns, btime_ns,
  *	                generation}, as of that instant
  *
@@ -32,11 +33,19 @@
 #define SNAPSHOT_HOLDER_MAX  63u
 
 enum snapshot_kind { SNAPSHOT_IMAGE, SNAPSHOT_DIRECTORY, SNAPSHOT_DATASTORE };
+/* Who took it.  One that is renamed is the user's from then on: nothing else deletes it. */
+enum snapshot_origin {
+	SNAPSHOT_OF_USER,
+	SNAPSHOT_OF_SCHEDULE,
+	SNAPSHOT_OF_PROTECT,
+	SNAPSHOT_OF_ROLLBACK, /* what was there before one */
+};
 
 struct snapshot {
 	uint64_t number;
 	char name[SNAPSHOT_NAME_MAX + 1];
 	enum snapshot_kind kind;
+	enum snapshot_origin origin;
 	uint64_t scope; /* inode; NS_ROOT_INO: the datastore */
 	uint64_t time_ns;
 	uint64_t n_images;
@@ -52,6 +61,8 @@ struct snapshot_image {
 };
 
 const char *snapshot_kind_name(enum snapshot_kind kind);
+/* "user", "schedule", "protect", "rollback" */
+const char *snapshot_origin_name(enum snapshot_origin origin);
 /* Letters, digits and "._:+-", the first one a letter or digit. */
 bool snapshot_name_good(const char *name);
 

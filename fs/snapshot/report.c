@@ -45,11 +45,7 @@ static void listing_release(struct listing *l)
 
 static bool wanted(const struct listing *l, uint64_t ino)
 {
-	bool found = l->all;
-
-	for (size_t i = 0; i < l->images.n && !found; i++)
-		found = !l->images.dirs[i] && l->images.inos[i] == ino;
-	return found;
+	return l->all || target_list_has(&l->images, ino, false);
 }
 
 static int image_take(void *arg, const struct snapshot_image *si)
@@ -106,11 +102,11 @@ static json_t *snapshot_json(struct ns *ns, const struct listed *item, const jso
 
 	if (there)
 		target_path(ns, s->scope, path);
-	return json_pack("{s:s, s:s, s:o, s:b, s:I, s:I, s:I, s:O, s:O}", "name", s->name, "kind",
-	        snapshot_kind_name(s->kind), "target", text_json(there ? path : s->target), "gone",
-	        !there, "time_ns", (json_int_t)s->time_ns, "images", (json_int_t)s->n_images,
-	        "size_bytes", (json_int_t)item->size_bytes, "unique_bytes", unique, "holders",
-	        s->holders);
+	return json_pack("{s:s, s:s, s:s, s:o, s:b, s:I, s:I, s:I, s:O, s:O}", "name", s->name,
+	        "kind", snapshot_kind_name(s->kind), "origin", snapshot_origin_name(s->origin),
+	        "target", text_json(there ? path : s->target), "gone", !there, "time_ns",
+	        (json_int_t)s->time_ns, "images", (json_int_t)s->n_images, "size_bytes",
+	        (json_int_t)item->size_bytes, "unique_bytes", unique, "holders", s->holders);
 }
 
 /* null where it could not be counted. */

@@ -15,7 +15,8 @@
  * and so does quarantine, until it is lifted.
  *
  * Until the transaction is committed nobody may change the image; so if the commit fails, the
- * drained state is kept while the engine repeats it, for a time.
+ * drained state is kept while the engine repeats it, for a time; then the image is put in
+ * quarantine, which an administrator lifts.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -112,19 +113,20 @@ static int before_rows(void *arg)
 	return capture_rows(&rb->before);
 }
 
-/* Gate closed. */
+/*
+ * Gate closed.  What can be refused comes first: once the state in RAM is another one, there is no way
+ * back but to run out of memory in the middle of it.
+ */
 static int rollback_rows(void *arg)
 {
 	struct rolling *rb = arg;
 	const struct stack_plan *now = &rb->fi->manifest->plan;
-	int r = 0;
+	int r = audit_note(rb->m, rb->who, "rollback", rb->t.ino, rb->t.path, rb->name, NULL,
+	        rb->before.s.name);
 
 	for (unsigned i = 0; i < now->n && r == 0; i++)
 		if (stack_item_of_content(&now->items[i]))
 			r = state_restore(rb->fi->state, rb->then, now->items[i].link);
-	if (r == 0)
-		r = audit_note(rb->m, rb->who, "rollback", rb->t.ino, rb->t.path, rb->name, NULL,
-		        rb->before.s.name);
 	if (r == 0)
 		vfs_replaced(rb->m->vfs, rb->file, rb->si.inode.size);
 	return r;
@@ -166,12 +168,16 @@ static int rollback_drained(void *arg, struct errmsg *em)
 		        "other content under his hands)",
 		        rb->t.path);
 	const int r = vfs_replace(rb->m->vfs, rb->file, replace, rb);
+	if (r == -EINPROGRESS)
+		notices_quarantine(rb->m->notices, rb->t.ino, "rollback",
+		        "its rollback could not be committed: what is written now would be lost "
+		        "once it is");
 	return r < 0 ? snapshot_failed("roll back", rb->t.path, r, em) : 0;
 }
 
 static int rollback_event(struct rolling *rb, struct errmsg *em)
 {
-	const struct stage_event event = {.kind = STAGE_EVENT_ROLLBACK};
+	const struct stage_event event = {.kind = STAGE_EVENT_ROLLBACK, .size = rb->si.inode.size};
 
 	rb->fi = image_peek(rb->m, rb->t.ino);
 	ASSERT(rb->fi);
@@ -185,34 +191,18 @@ static int rollback_event(struct rolling *rb, struct errmsg *em)
 /* --- the whole --- */
 
 /* "before-NAME-20261122T215510Z", NAME cut if it must be. */
-static void before_name(char buf[SNAPSHOT_NAME_MAX + 1], const char *name)
-{
-	const time_t now = (time_t)(clock_wall_ns() / NS_PER_SEC);
-	char when[32];
-	struct tm tm;
-
-	gmtime_r(&now, &tm);
-	strftime(when, sizeof(when), "%Y%m%dT%H%M%SZ", &tm);
-	snprintf(buf, SNAPSHOT_NAME_MAX + 1, "before-%.*s-%s", (int)(SNAPSHOT_NAME_MAX - 24), name,
-	        when);
-}
-
-/* A name that is free: a second rollback within a second gets a number. */
 static int before_init(struct rolling *rb, struct errmsg *em)
 {
-	char base[SNAPSHOT_NAME_MAX + 1], name[SNAPSHOT_NAME_MAX + 8];
-	int r = -EEXIST;
+	char prefix[SNAPSHOT_NAME_MAX + 8], name[SNAPSHOT_NAME_MAX + 1];
+	int r;
 
-	before_name(base, rb->name);
-	for (unsigned i = 1; i < 100 && r == -EEXIST; i++) {
-		struct errmsg ignored = {0};
-		snprintf(name, sizeof(name), i > 1 ? "%.120s.%u" : "%s", base, i);
-		r = snapshot_name_free(rb->m->ds->ns, rb->t.ino, name, &rb->t.ino, 1, &ignored);
-	}
-	if (r < 0)
-		return errmsg_set(em, r, "cannot find a name for what '%s' is now", rb->t.path);
-	r = capture_init(&rb->before, rb->m, rb->who, &rb->t, name, &rb->t.ino, 1, em);
+	snprintf(prefix, sizeof(prefix), "before-%s", rb->name);
+	r = snapshot_name_stamped(
+	        rb->m->ds->ns, rb->t.ino, prefix, clock_wall_ns(), &rb->t.ino, 1, name, em);
+	if (r == 0)
+		r = capture_init(&rb->before, rb->m, rb->who, &rb->t, name, &rb->t.ino, 1, em);
 	rb->before.action = "snapshot create";
+	rb->before.s.origin = SNAPSHOT_OF_ROLLBACK;
 	return r;
 }
 

@@ -23,8 +23,13 @@ struct snapshot_request {
 	const char *other;      /* clone: where to; diff: the other image */
 	const char *other_name; /* rename: new name; diff: the other snapshot */
 	const char *holder;     /* hold, release */
+	const char *agent;      /* create, agent: path of a guest agent's socket */
+	const char *action;     /* schedule, agent: "set", "pause", "resume", "remove" */
+	const char *every;      /* schedule: a duration */
+	const char *keep;       /* schedule: rules (retention.h) */
+	bool quiesce;           /* create, schedule: with the guests frozen */
+	bool quiesce_given;     /* schedule: else it stays as it was */
 	bool force;             /* rollback: although the image is open */
-	bool recursive;         /* list: also of what lies below */
 	uint64_t from;          /* diff: offset to begin at */
 };
 
@@ -51,7 +56,19 @@ int snapshots_clone(struct manager *m, const struct filter_caller *who,
         const struct snapshot_request *rq, snapshot_invalidate_fn *invalidate, void *arg,
         json_t **ret_json, struct errmsg *em) MUST_CHECK;
 
+/* Sets, pauses, resumes or removes the schedule of a target (schedule.h). */
+int snapshots_schedule(struct manager *m, const struct filter_caller *who,
+        const struct snapshot_request *rq, json_t **ret_json, struct errmsg *em) MUST_CHECK;
+/* Sets or removes the socket of a guest's agent. */
+int snapshots_agent(struct manager *m, const struct filter_caller *who,
+        const struct snapshot_request *rq, json_t **ret_json, struct errmsg *em) MUST_CHECK;
+
 /* --- without a daemon, too --- */
+/* Schedules, or sockets of agents, of what is above, at and below a target; m may be NULL. */
+int snapshots_schedules(struct datastore *ds, struct manager *m, const struct snapshot_request *rq,
+        json_t **ret_json, struct errmsg *em) MUST_CHECK;
+int snapshots_agents(struct datastore *ds, const struct snapshot_request *rq, json_t **ret_json,
+        struct errmsg *em) MUST_CHECK;
 int snapshots_list(struct datastore *ds, const struct snapshot_request *rq, gc_progress_fn *fn,
         void *arg, json_t **ret_json, struct errmsg *em) MUST_CHECK;
 int snapshots_show(struct datastore *ds, const struct snapshot_request *rq, gc_progress_fn *fn,

@@ -21,8 +21,9 @@
 
 #include <errno.h>
 
+#include "base/blocking.h"
+#include "base/log.h"
 #include "fs/vfs/file.h"
-
 #include "store/snapshot.h"
 
 /* Files below it are shared chunk by chunk: that waits for no commit. */
@@ -421,6 +422,24 @@ static int copy_held(struct copy *c, uint64_t *ret_len)
 	return r;
 }
 
+/*
+ * A copy that passes the stages by may have made the file longer: they are told afterwards, outside
+ * of all locks; what one refuses then is too late.
+ */
+static void tell_resized(struct vnode *to, uint64_t size_before)
+{
+	const struct stage_event event = {.kind = STAGE_EVENT_RESIZE, .size = to->size};
+	struct errmsg em = {0};
+
+	if (!to->pipeline || event.size == size_before)
+		return;
+	blocking_begin();
+	if (pipeline_event(to->pipeline, &event, NULL, NULL, &em) < 0)
+		log_warn("inode %llu: a filter refuses its new size, which it has: %s",
+		        (unsigned long long)to->ino, em.text);
+	blocking_end();
+}
+
 int vfs_copy(struct vfs *v, struct vnode *from, uint64_t from_off, struct vnode *to,
         uint64_t to_off, uint64_t len, unsigned flags, uint64_t *ret_len)
 {
@@ -433,10 +452,13 @@ int vfs_copy(struct vfs *v, struct vnode *from, uint64_t from_off, struct vnode 
 	        .flags = flags};
 	struct copy c = start;
 	uint64_t done = 0;
+	const uint64_t size = to->size;
 	int r = submit_admit(v, to);
 
 	if (!r)
 		r = copy_held(&c, &done);
+	if (!r)
+		tell_resized(to, size);
 	if (r == -EXDEV) { /* stages, or chunks of another crypto domain, which are not shared */
 		c = start;
 		r = copy_waiting(&c, &done);

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "fs/vfs/dir.h"
 #include "fs/vfs/prefix.h"
+#include "fs/vfs/snapview.h"
 
 struct making {
 	struct vfs *v;
@@ -90,6 +91,8 @@ int vfs_clone_make(struct vfs *v, const struct vfs_clone *c, uint64_t *ret_ino)
 	struct making mk = {.v = v, .c = c};
 	int r = name_check(c->name);
 
+	if (r == 0)
+		r = snapview_refuse(v, c->dir, c->name);
 	if (r == 0)
 		r = vfs_begin_rows(v, false);
 	if (r < 0)

@@ -121,6 +121,13 @@ static int host_reserve(struct stage_link *self, uint64_t bytes, struct errmsg *
 	return runtime_reserve(self, bytes, em);
 }
 
+static bool host_snapshot(struct stage_link *self)
+{
+	const struct pipeline_below *b = &self->p->below;
+
+	return b->snapshot && b->snapshot(b->arg, self->id);
+}
+
 const struct stage_host pipeline_host = {
         .abi = STAGE_ABI,
         .size = sizeof(struct stage_host),
@@ -141,4 +148,5 @@ const struct stage_host pipeline_host = {
         .alloc = malloc,
         .free = free,
         .reserve = host_reserve,
+        .snapshot = host_snapshot,
 };

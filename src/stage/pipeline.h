@@ -54,6 +54,7 @@ struct pipeline_below {
 	void (*image)(void *arg, struct stage_image *ret_image);
 	void (*say)(void *arg, uint64_t link, enum stage_severity severity, const char *text);
 	void (*quarantine)(void *arg, uint64_t link, const char *why);
+	bool (*snapshot)(void *arg, uint64_t link);
 };
 
 struct pipeline;

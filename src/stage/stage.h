@@ -148,15 +148,17 @@ enum stage_event_kind {
 	STAGE_EVENT_THAW, /* go on */
 	STAGE_EVENT_SNAPSHOT,
 	STAGE_EVENT_CLONE,
-	STAGE_EVENT_ROLLBACK, /* content below changed as a whole, and the state that is of it */
-	STAGE_EVENT_RESIZE,   /* size: the new one; not of a guest's RESIZE, which is a request */
-	STAGE_EVENT_DELETE,   /* the image is about to lose its last name */
+	STAGE_EVENT_ROLLBACK, /* content below changed as a whole, and the state that is of it; size: the new one */
+	/* size: the new one; of what passes the stack by (sharing chunks), told afterwards.  A guest's
+	 * RESIZE is a request. */
+	STAGE_EVENT_RESIZE,
+	STAGE_EVENT_DELETE,      /* the image is about to lose its last name */
 	STAGE_EVENT_RECONFIGURE, /* settings: the new ones; commit makes them effective */
 	STAGE_EVENTS,
 };
 struct stage_event {
 	enum stage_event_kind kind;
-	uint64_t size;                   /* RESIZE */
+	uint64_t size;                   /* RESIZE, ROLLBACK */
 	const struct settings *settings; /* RECONFIGURE; valid until commit or abort returned */
 };
 
@@ -234,6 +236,12 @@ struct stage_host {
 	 * -ENOSPC with em: more than is left of it.
 	 */
 	int (*reserve)(struct stage_link *self, uint64_t bytes, struct errmsg *em);
+	/*
+	 * Asks for a snapshot of the image, named by the stage's type and the time: soon, on
+	 * another thread; an alert names it, or says why there is none.  It begins with QUIESCE.
+	 * False: none will be taken.  Does not wait.
+	 */
+	bool (*snapshot)(struct stage_link *self);
 };
 #define STAGE_STATE_MAX (1u << 20)
 

@@ -5,7 +5,7 @@ commands="create mount umount status stats images check gc snapshot clone diff e
 grouped="filter:types filter:list filter:attach filter:set filter:detach filter:cost filter:run filter:lift
 	policy:save policy:apply policy:list policy:delete
 	snapshot:create snapshot:list snapshot:show snapshot:delete snapshot:rename snapshot:hold
-	snapshot:release snapshot:rollback"
+	snapshot:release snapshot:rollback snapshot:schedule snapshot:agent"
 
 run 0 "$WEIR" help
 for c in $commands; do says out "  $c "; done
@@ -52,6 +52,10 @@ refused 16 "missing KEY=VALUE" "$WEIR" filter set x throttle
 refused 16 "missing NAME" "$WEIR" snapshot create x
 refused 16 "missing NEW-NAME" "$WEIR" snapshot rename x a
 refused 16 "missing HOLDER" "$WEIR" snapshot hold x a
+refused 16 "missing TARGET" "$WEIR" snapshot schedule --every 1h
+refused 16 "exclude each other" "$WEIR" snapshot schedule x --every 1h --none
+refused 16 "exclude each other" "$WEIR" snapshot schedule x --pause --resume
+refused 16 "unexpected argument '/s'" "$WEIR" snapshot agent x --none /s
 refused 16 "missing ACTION" "$WEIR" filter run x throttle
 ok "commands of a group"
 

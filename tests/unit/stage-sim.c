@@ -290,6 +290,15 @@ static void host_quarantine(struct stage_link *l, const char *why)
 	pthread_mutex_unlock(&l->lock);
 }
 
+static bool host_snapshot(struct stage_link *l)
+{
+	pthread_mutex_lock(&l->lock);
+	const bool will = !l->no_snapshots;
+	l->snapshots += will;
+	pthread_mutex_unlock(&l->lock);
+	return will;
+}
+
 static void *host_alloc(size_t len)
 {
 	if (sim_allocs >= 0 && atomic_fetch_sub(&sim_allocs, 1) <= 0) {
@@ -338,6 +347,7 @@ const struct stage_host sim_host = {
         .alloc = host_alloc,
         .free = free,
         .reserve = host_reserve,
+        .snapshot = host_snapshot,
 };
 
 /* --- life --- */

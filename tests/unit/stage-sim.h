@@ -43,6 +43,8 @@ struct stage_link {
 	unsigned said[STAGE_SEVERITY_ALERT + 1];
 	char last_said[256];
 	bool quarantined;
+	bool no_snapshots;
+	unsigned snapshots;        /* asked for */
 	struct sim_request *queue; /* resumed */
 	bool own_at_once;          /* own requests are answered before submit_below returns */
 	struct request *own;

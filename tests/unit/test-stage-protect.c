@@ -375,8 +375,92 @@ static void encrypting_an_image_is_stopped(void **state)
 	const unsigned n = overwrite(&l, 0, 16 * MIB, RANDOM);
 	assert_in_range(n, 2, 8); /* a quarter is 4; sampled */
 	assert_true(l.quarantined);
+	assert_int_equal(l.snapshots, 1);
 	assert_int_equal(l.said[STAGE_SEVERITY_ALERT], 1);
 	assert_int_equal(sim_number(&l, "refused_guard"), 1);
+	sim_close(&l);
+}
+
+static void at_an_alarm_changes_wait_for_the_snapshot(void **state)
+{
+	static uint8_t noise[MIB];
+	struct stage_link l = {0};
+	struct sim_request writes[16] = {0}, other = {.req = {.op = REQUEST_DISCARD, .len = 4096}};
+	unsigned n = 0;
+
+	guard_open(&l, TEXT, "action=alert");
+	make(noise, RANDOM, 0);
+	while (l.snapshots == 0) {
+		assert_in_range(n, 0, 15);
+		writes[n].req = (struct request){
+		        .op = REQUEST_WRITE, .off = n * MIB, .len = MIB, .data = noise};
+		sim_start(&l, &writes[n++]);
+		sim_drain(&l);
+	}
+	assert_false(writes[n - 1].done); /* the one that tripped it */
+	assert_true(writes[n - 2].done);
+	sim_start(&l, &other);
+	sim_drain(&l);
+	assert_false(other.done);
+	assert_int_equal(sim_event(&l, STAGE_EVENT_QUIESCE, 0), 0);
+	sim_drain(&l);
+	assert_true(writes[n - 1].done && other.done);
+	assert_int_equal(sim_event(&l, STAGE_EVENT_THAW, 0), 0);
+	assert_int_equal(sim_write(&l, 0, noise, MIB), 0);
+	assert_int_equal(l.snapshots, 1);
+	sim_close(&l);
+}
+
+/* The clock that sim_call() moves when nothing else goes on. */
+static void held_changes_go_on_without_a_snapshot_too(void **state)
+{
+	struct stage_link l = {0};
+	uint64_t start_ns;
+
+	guard_open(&l, TEXT, "action=alert");
+	start_ns = sim_now_ns;
+	assert_int_equal(overwrite(&l, 0, 16 * MIB, RANDOM), 16);
+	assert_int_equal(l.snapshots, 1);
+	assert_in_range(sim_now_ns - start_ns, 5 * NS_PER_SEC, 9 * NS_PER_SEC); /* held once */
+	sim_close(&l);
+
+	guard_open(&l, TEXT, "action=alert");
+	l.no_snapshots = true;
+	start_ns = sim_now_ns;
+	assert_int_equal(overwrite(&l, 0, 16 * MIB, RANDOM), 16);
+	assert_int_equal(l.snapshots, 0);
+	assert_in_range(sim_now_ns - start_ns, 0, 4 * NS_PER_SEC);
+	sim_close(&l);
+}
+
+static void an_incident_has_one_snapshot(void **state)
+{
+	static const char *const settings[] = {
+	        "guard=on", "share=10", "least=1M", "window=20s", NULL};
+	static const char *const without[] = {
+	        "guard=on", "share=10", "least=1M", "window=20s", "snapshot=off", NULL};
+	struct errmsg em = {0};
+	struct stage_link l = {0};
+	static uint8_t buf[MIB];
+
+	guard_open(&l, TEXT, "action=alert");
+	assert_int_equal(sim_set(&l, settings, &em), 0);
+	for (unsigned i = 0; i < 60; i++) { /* a minute of it: text again, as the guest works on */
+		const uint64_t off = (i % 16) * MIB;
+		assert_int_equal(overwrite(&l, off, off + MIB, RANDOM), 1);
+		make(buf, TEXT, i);
+		sim_poke(&l, off, buf, MIB);
+		sim_now_ns += NS_PER_SEC;
+	}
+	assert_in_range(l.said[STAGE_SEVERITY_ALERT], 2, 6);
+	assert_int_equal(l.snapshots, 1);
+	sim_now_ns += 60 * NS_PER_SEC;
+	assert_int_equal(overwrite(&l, 0, 8 * MIB, RANDOM), 8);
+	assert_int_equal(l.snapshots, 2);
+	sim_now_ns += 60 * NS_PER_SEC;
+	assert_int_equal(sim_set(&l, without, &em), 0);
+	assert_int_equal(overwrite(&l, 8 * MIB, 16 * MIB, RANDOM), 8);
+	assert_int_equal(l.snapshots, 2);
 	sim_close(&l);
 }
 
@@ -460,6 +544,9 @@ int main(void)
 	        cmocka_unit_test(threads_write_each_chunk_once),
 	        cmocka_unit_test(encrypting_an_image_raises_an_alert),
 	        cmocka_unit_test(encrypting_an_image_is_stopped),
+	        cmocka_unit_test(at_an_alarm_changes_wait_for_the_snapshot),
+	        cmocka_unit_test(held_changes_go_on_without_a_snapshot_too),
+	        cmocka_unit_test(an_incident_has_one_snapshot),
 	        cmocka_unit_test(ordinary_work_raises_no_alarm),
 	        cmocka_unit_test(the_same_place_again_and_again_is_no_alarm),
 	        cmocka_unit_test(slow_conversion_is_no_alarm),

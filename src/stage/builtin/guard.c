@@ -28,6 +28,7 @@ struct guard {
 		uint64_t chunk, at_ns; /* chunk + 1 */
 	} recent[GUARD_RECENT];
 	uint64_t alarm_ns; /* of the last one; 0: none */
+	uint64_t much_ns;  /* when it was too much last; 0: never */
 	struct guard_stats stats;
 };
 
@@ -143,7 +144,8 @@ uint64_t guard_bytes(struct guard *g, uint64_t now_ns)
 	return bytes;
 }
 
-bool guard_alarm(struct guard *g, uint64_t data_bytes, uint64_t now_ns, uint64_t *ret_bytes)
+bool guard_alarm(
+        struct guard *g, uint64_t data_bytes, uint64_t now_ns, uint64_t *ret_bytes, bool *ret_first)
 {
 	pthread_mutex_lock(&g->lock);
 	const uint64_t bytes = bytes_of(g, now_ns);
@@ -155,7 +157,10 @@ bool guard_alarm(struct guard *g, uint64_t data_bytes, uint64_t now_ns, uint64_t
 		g->alarm_ns = MAX(now_ns, 1u);
 		g->stats.alarms++;
 		*ret_bytes = bytes;
+		*ret_first = g->much_ns == 0 || now_ns - g->much_ns >= g->limits.window_ns;
 	}
+	if (much)
+		g->much_ns = MAX(now_ns, 1u);
 	pthread_mutex_unlock(&g->lock);
 	return alarm;
 }

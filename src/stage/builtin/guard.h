@@ -46,9 +46,11 @@ bool guard_overwritten(struct guard *g, uint64_t chunk, const void *before, uint
 uint64_t guard_bytes(struct guard *g, uint64_t now_ns);
 /*
  * Is that too much of data_bytes?  True once, and again only when a whole window has passed: then
- * *ret_bytes were overwritten.
+ * *ret_bytes were overwritten.  *ret_first: it is not the same incident as at the last alarm: it was
+ * not too much at any time for a whole window.
  */
-bool guard_alarm(struct guard *g, uint64_t data_bytes, uint64_t now_ns, uint64_t *ret_bytes);
+bool guard_alarm(struct guard *g, uint64_t data_bytes, uint64_t now_ns, uint64_t *ret_bytes,
+        bool *ret_first);
 
 struct guard_stats {
 	uint64_t noise;     /* sampled chunks written that look random */

@@ -20,6 +20,10 @@
  * is kept.  Answers usually come before submit_below() returns, and then nothing is kept at all.
  * The guest's data is looked at in pre() only: the host may move it while the request is kept.
  *
+ * An alarm that begins an incident asks the host for a snapshot; until it begins, changes are held
+ * (protect-hold.h): it has all that was there at the alarm, but for what was under way.  With
+ * action=block they are refused from the alarm on, and need not be held.
+ *
  * The guard needs to know how much data the image has: measured in the background, by walking its
  * extents, when the first suspicious write of a window comes.  Until then the size stands for it,
  * which alarms later.
@@ -33,6 +37,7 @@
 #include "stage/builtin/builtin.h"
 #include "stage/builtin/entropy.h"
 #include "stage/builtin/guard.h"
+#include "stage/builtin/protect-hold.h"
 #include "stage/builtin/ranges.h"
 
 #define PROBE_CHUNKS      32u        /* looked at of one WRITE; expected are at most 16 */
@@ -42,7 +47,7 @@ enum guard_action { ACTION_ALERT, ACTION_BLOCK };
 
 /* Effective settings; replaced as a whole, with the pipeline drained. */
 struct protect_rules {
-	bool read_only, guarded;
+	bool read_only, guarded, snapshot;
 	enum guard_action action;
 	uint64_t worm_until_ns; /* wall clock; 0: none */
 	struct ranges ranges;
@@ -58,6 +63,11 @@ struct claim {
 	struct claim *next, **link; /* link NULL: none */
 };
 
+union protect_context {
+	struct claim claim;
+	struct held held;
+};
+
 struct protect {
 	const struct stage_host *host;
 	struct stage_link *self;
@@ -65,6 +75,7 @@ struct protect {
 	struct guard *guard;
 	pthread_mutex_t lock; /* guards claims */
 	struct claim *claims;
+	struct hold hold;
 	_Atomic uint64_t data_bytes, measured_ns; /* 0: not measured */
 	struct protect_counters count;
 };
@@ -112,6 +123,10 @@ static const struct setting_def protect_settings[] = {
                 .initial = "alert",
                 .choices = action_names,
                 .help = "guard: raise an alert, or refuse and quarantine as well"},
+        {.key = "snapshot",
+                .kind = SETTING_BOOL,
+                .initial = "on",
+                .help = "guard: take a snapshot at the first alarm of an incident"},
         {0}};
 
 static void rules_read(const struct settings *s, struct protect_rules *ret_rules)
@@ -122,6 +137,7 @@ static void rules_read(const struct settings *s, struct protect_rules *ret_rules
 
 	r.read_only = settings_number(s, "read_only") != 0;
 	r.guarded = settings_number(s, "guard") != 0;
+	r.snapshot = settings_number(s, "snapshot") != 0;
 	r.action = (enum guard_action)settings_number(s, "action");
 	r.worm_until_ns = worm->set ? worm->number : 0;
 	if (ranges_parse("ranges", ranges->set ? ranges->text : NULL, &r.ranges, NULL) < 0)
@@ -195,6 +211,7 @@ struct probe {
 	struct protect *protect;
 	struct request *req;
 	struct claim *claim; /* write-once: one question; NULL: the guard's, one a chunk */
+	struct held *held;   /* the guard's */
 	uint64_t end;        /* of the claim */
 	unsigned n, at;
 	uint64_t chunks[PROBE_CHUNKS];
@@ -238,26 +255,57 @@ static enum stage_verdict worm_verdict(struct probe *pr)
 
 static void protect_measure(void *stage);
 
+static void hold_release(struct protect *p)
+{
+	struct held *held = hold_end(&p->hold);
+
+	while (held) {
+		struct request *req = held->req;
+		held = held->next; /* in the request's context */
+		p->host->resume(p->self, req, STAGE_PASS);
+	}
+}
+
+/* The snapshot may begin, and end the holding, before this returns. */
+static enum stage_verdict hold_for_snapshot(
+        struct protect *p, struct request *req, struct held *held)
+{
+	hold_begin(&p->hold);
+	p->host->timer_set(p->self, p->host->now_ns() + PROTECT_HOLD_NS);
+	if (!p->host->snapshot(p->self))
+		hold_release(p);
+	return hold_keep(&p->hold, held, req) ? STAGE_PEND : STAGE_PASS;
+}
+
+static enum stage_verdict alarm_block(struct protect *p, struct request *req, bool snapshot)
+{
+	p->host->quarantine(p->self, "the image was being overwritten with what looks encrypted");
+	if (snapshot && !p->host->snapshot(p->self))
+		p->host->say(p->self, STAGE_SEVERITY_WARNING, "no snapshot can be taken now");
+	return refuse(req, -EPERM, &p->count.refused_guard);
+}
+
 /* All sampled chunks are counted: is it too much? */
-static enum stage_verdict guard_verdict(struct protect *p, struct request *req)
+static enum stage_verdict guard_verdict(struct protect *p, struct request *req, struct held *held)
 {
 	const uint64_t now_ns = p->host->now_ns();
 	uint64_t data_bytes = atomic_load(&p->data_bytes), bytes;
 	struct stage_image image;
+	bool first;
 
 	if (data_bytes == 0) {
 		p->host->image(p->self, &image);
 		data_bytes = image.size;
 	}
-	if (!guard_alarm(p->guard, data_bytes, now_ns, &bytes))
+	if (!guard_alarm(p->guard, data_bytes, now_ns, &bytes, &first))
 		return STAGE_PASS;
+	first = first && p->rules.snapshot;
 	p->host->say(p->self, STAGE_SEVERITY_ALERT,
 	        "%llu MiB of %llu MiB of data were overwritten with what looks encrypted",
 	        (unsigned long long)bytes >> 20, (unsigned long long)data_bytes >> 20);
-	if (p->rules.action != ACTION_BLOCK)
-		return STAGE_PASS;
-	p->host->quarantine(p->self, "the image was being overwritten with what looks encrypted");
-	return refuse(req, -EPERM, &p->count.refused_guard);
+	if (p->rules.action == ACTION_BLOCK)
+		return alarm_block(p, req, first);
+	return first ? hold_for_snapshot(p, req, held) : STAGE_PASS;
 }
 
 /* One old chunk came; true: there are more to ask for. */
@@ -282,11 +330,12 @@ static bool probe_answer(struct probe *pr)
 	return pr->claim ? false : guard_answer(pr);
 }
 
-/* Frees it; the verdict of the guest's request. */
+/* Frees it; the verdict of the guest's request, which is another's when that is PEND. */
 static enum stage_verdict probe_end(struct probe *pr)
 {
 	struct protect *p = pr->protect;
-	const enum stage_verdict v = pr->claim ? worm_verdict(pr) : guard_verdict(p, pr->req);
+	const enum stage_verdict v =
+	        pr->claim ? worm_verdict(pr) : guard_verdict(p, pr->req, pr->held);
 
 	p->host->free(pr);
 	return v;
@@ -333,7 +382,9 @@ static void probe_complete(struct request *own)
 		return;
 	struct protect *p = pr->protect;
 	struct request *req = pr->req;
-	p->host->resume(p->self, req, probe_end(pr));
+	const enum stage_verdict v = probe_end(pr);
+	if (v != STAGE_PEND) /* it is held, or was and is gone */
+		p->host->resume(p->self, req, v);
 }
 
 static enum stage_verdict probe_start(struct probe *pr)
@@ -386,7 +437,7 @@ static unsigned noise_find(
 }
 
 /* Without memory the write passes unwatched: an alarm less is better than an error. */
-static enum stage_verdict guard_pre(struct protect *p, struct request *req)
+static enum stage_verdict guard_pre(struct protect *p, struct request *req, struct held *held)
 {
 	uint64_t chunks[PROBE_CHUNKS];
 	const unsigned n = noise_find(p, req, chunks);
@@ -396,6 +447,7 @@ static enum stage_verdict guard_pre(struct protect *p, struct request *req)
 		return STAGE_PASS;
 	memcpy(pr->chunks, chunks, n * sizeof(chunks[0]));
 	pr->n = n;
+	pr->held = held;
 	return probe_start(pr);
 }
 
@@ -453,16 +505,24 @@ static enum stage_verdict protect_pre(void *stage, struct request *req, void *co
 		return refuse(req, -EROFS, &p->count.refused_read_only);
 	if (range_refused(p, req))
 		return refuse(req, -EPERM, &p->count.refused_range);
+	union protect_context *c = context;
 	if (worm_holds(p))
-		return worm_pre(p, req, context);
-	if (p->rules.guarded && req->op == REQUEST_WRITE)
-		return guard_pre(p, req);
-	return STAGE_PASS;
+		return worm_pre(p, req, &c->claim);
+	if (!p->rules.guarded)
+		return STAGE_PASS;
+	if (hold_keep(&p->hold, &c->held, req))
+		return STAGE_PEND;
+	return req->op == REQUEST_WRITE ? guard_pre(p, req, &c->held) : STAGE_PASS;
 }
 
 static void protect_post(void *stage, struct request *req, void *context)
 {
-	claim_drop(stage, context);
+	claim_drop(stage, &((union protect_context *)context)->claim);
+}
+
+static void protect_timer(void *stage)
+{
+	hold_release(stage);
 }
 
 /* --- life --- */
@@ -474,6 +534,7 @@ static void protect_destroy(void *stage)
 	if (!p)
 		return;
 	guard_free(p->guard);
+	hold_destroy(&p->hold);
 	pthread_mutex_destroy(&p->lock);
 	p->host->free(p);
 }
@@ -488,6 +549,7 @@ static int protect_create(const struct stage_host *host, struct stage_link *self
 		return errmsg_set(em, -ENOMEM, "no memory for a filter");
 	*p = (struct protect){.host = host, .self = self};
 	pthread_mutex_init(&p->lock, NULL);
+	hold_init(&p->hold);
 	limits_read(settings, &limits);
 	rules_read(settings, &p->rules);
 	/* Where it lies in memory is what nobody in a guest can know. */
@@ -532,6 +594,8 @@ static int protect_prepare(void *stage, const struct stage_event *event, struct 
 {
 	struct protect *p = stage;
 
+	if (event->kind == STAGE_EVENT_QUIESCE)
+		hold_release(p);
 	return worm_holds(p) ? worm_allows(&p->rules, event, em) : 0;
 }
 
@@ -578,7 +642,7 @@ const struct stage_type stage_protect = {
         .handles = OPS_CHANGE,
         .understands = OPS_ALL,
         .settings = protect_settings,
-        .context_size = sizeof(struct claim),
+        .context_size = sizeof(union protect_context),
         .create = protect_create,
         .destroy = protect_destroy,
         .check = protect_check,
@@ -587,5 +651,6 @@ const struct stage_type stage_protect = {
         .post = protect_post,
         .prepare = protect_prepare,
         .commit = protect_commit,
+        .timer = protect_timer,
         .report = protect_report,
 };
