@@ -21,6 +21,15 @@
 #define CONTROL_LINE_MAX (256u << 10) /* two key files as base64 */
 #define CONTROL_LIST_MAX 4096u        /* texts in one list */
 
+#define CONTROL_FDS_MAX 2u /* descriptors with one request */
+
+/* Descriptors that come with a request: what send writes to, receive reads from. */
+struct control_fds {
+	int fd[CONTROL_FDS_MAX];
+	unsigned n;
+};
+void control_fds_close(struct control_fds *fds);
+
 typedef void control_progress_fn(void *arg, uint64_t done, uint64_t total);
 /*
  * Client: sends the request (borrowed), waits for the reply; *ret_result is owned by the caller.
@@ -28,6 +37,10 @@ typedef void control_progress_fn(void *arg, uint64_t done, uint64_t total);
  */
 int control_call(const char *dir, json_t *request, control_progress_fn *progress, void *arg,
         json_t **ret_result, struct errmsg *em) MUST_CHECK;
+/* The same, with descriptors, which the daemon gets copies of; fds NULL: none. */
+int control_call_fds(const char *dir, json_t *request, const struct control_fds *fds,
+        control_progress_fn *progress, void *arg, json_t **ret_result,
+        struct errmsg *em) MUST_CHECK;
 
 /*
  * Requests: "stats" may have "images": [paths], "gc" may have "full": bool (default true), "umount"
@@ -73,6 +86,12 @@ struct control_context {
 	struct manager *manager; /* NULL: no filters (tests) */
 	const char *mountpoint;
 	struct filter_caller who;
+	const struct control_fds *fds; /* closed when the op returns */
+	/*
+	 * The client's socket: when it is readable at its end (POLLRDHUP), the client is gone or the
+	 * daemon ends, and an op that waits for others has to give up.  -1: none (tests).
+	 */
+	int client_fd;
 	gc_progress_fn *progress;
 	void *arg;
 	/* umount: answered when the datastore is closed (server.c). */

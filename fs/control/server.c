@@ -135,7 +135,7 @@ static void client_invalidate(void *arg, uint64_t ino, const char *name)
 		host->invalidate(host->arg, ino, name);
 }
 
-static void client_answer(struct client *cl, char *line, size_t len)
+static void client_answer(struct client *cl, char *line, size_t len, struct control_fds *fds)
 {
 	struct control_server *srv = cl->srv;
 	struct control_context ctx = {
@@ -143,6 +143,8 @@ static void client_answer(struct client *cl, char *line, size_t len)
 	        .manager = srv->host.manager,
 	        .mountpoint = srv->host.mountpoint,
 	        .who = cl->who,
+	        .fds = fds,
+	        .client_fd = cl->fd,
 	        .progress = client_progress,
 	        .arg = cl,
 	        .umount = client_umount,
@@ -159,6 +161,7 @@ static void client_answer(struct client *cl, char *line, size_t len)
 		r = req.op->run(&ctx, &req, &result, &em);
 		control_request_release(&req);
 	}
+	control_fds_close(fds); /* before the answer: who reads them sees their end by then */
 	if (r < 0)
 		reply_error(cl, r, &em);
 	else
@@ -179,7 +182,7 @@ static void *client_main(void *arg)
 {
 	struct client *cl = arg;
 	struct control_server *srv = cl->srv;
-	struct line_reader lr = {.fd = cl->fd, .max = CONTROL_LINE_MAX};
+	struct line_reader lr = {.fd = cl->fd, .max = CONTROL_LINE_MAX, .takes_fds = true};
 	char *line;
 	size_t len;
 
@@ -189,7 +192,7 @@ static void *client_main(void *arg)
 			reply_error(cl, r, &(struct errmsg){"request is too long"});
 		if (r < 0)
 			break;
-		client_answer(cl, line, len);
+		client_answer(cl, line, len, &lr.fds);
 	}
 	line_reader_release(&lr);
 	pthread_mutex_lock(&srv->lock);

@@ -10,8 +10,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "fs/control/control.h"
-
 #define BUF_FIRST 1024u
 
 int socket_address(const char *dir, struct sockaddr_un *ret_addr, int *ret_dir_fd)
@@ -39,6 +37,76 @@ int socket_send(int fd, const char *text, size_t len)
 		len -= (size_t)n;
 	}
 	return 0;
+}
+
+/* Room for the header of a message with descriptors, aligned as it has to be. */
+union fds_room {
+	struct cmsghdr head;
+	char bytes[CMSG_SPACE(CONTROL_FDS_MAX * sizeof(int))];
+};
+
+int socket_send_fds(int fd, const char *text, size_t len, const int *fds, unsigned n)
+{
+	union fds_room room = {0};
+	struct iovec iov = {(void *)(uintptr_t)text, len};
+	struct msghdr msg = {.msg_iov = &iov,
+	        .msg_iovlen = 1,
+	        .msg_control = room.bytes,
+	        .msg_controllen = CMSG_SPACE(n * sizeof(int))};
+
+	ASSERT(len > 0 && n <= CONTROL_FDS_MAX);
+	if (n == 0)
+		return socket_send(fd, text, len);
+	room.head.cmsg_level = SOL_SOCKET;
+	room.head.cmsg_type = SCM_RIGHTS;
+	room.head.cmsg_len = CMSG_LEN(n * sizeof(int));
+	memcpy(CMSG_DATA(&room.head), fds, n * sizeof(int));
+	ssize_t sent;
+	do
+		sent = sendmsg(fd, &msg, MSG_NOSIGNAL);
+	while (sent < 0 && errno == EINTR);
+	return sent < 0 ? -errno : socket_send(fd, text + sent, len - (size_t)sent);
+}
+
+void control_fds_close(struct control_fds *fds)
+{
+	for (unsigned i = 0; i < fds->n; i++)
+		close(fds->fd[i]);
+	fds->n = 0;
+}
+
+/* Keeps as many as there is room for. */
+static void fds_take(struct line_reader *lr, struct msghdr *msg)
+{
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
+		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+			continue;
+		const size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+		for (size_t i = 0; i < n; i++) {
+			int fd;
+			memcpy(&fd, CMSG_DATA(c) + i * sizeof(fd), sizeof(fd));
+			if (lr->fds.n < CONTROL_FDS_MAX)
+				lr->fds.fd[lr->fds.n++] = fd;
+			else
+				close(fd);
+		}
+	}
+}
+
+static ssize_t bytes_receive(struct line_reader *lr)
+{
+	union fds_room room;
+	struct iovec iov = {lr->buf + lr->len, lr->cap - lr->len};
+	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+
+	if (lr->takes_fds) {
+		msg.msg_control = room.bytes;
+		msg.msg_controllen = sizeof(room);
+	}
+	const ssize_t n = recvmsg(lr->fd, &msg, MSG_CMSG_CLOEXEC);
+	if (n >= 0)
+		fds_take(lr, &msg);
+	return n;
 }
 
 static int buf_grow(struct line_reader *lr)
@@ -86,7 +154,7 @@ int line_next(struct line_reader *lr, char **ret_line, size_t *ret_len)
 		const int r = buf_grow(lr);
 		if (r < 0)
 			return r;
-		const ssize_t n = recv(lr->fd, lr->buf + lr->len, lr->cap - lr->len, 0);
+		const ssize_t n = bytes_receive(lr);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
@@ -100,5 +168,6 @@ void line_reader_release(struct line_reader *lr)
 	if (lr->len)
 		explicit_bzero(lr->buf, lr->len);
 	free(lr->buf);
+	control_fds_close(&lr->fds);
 	*lr = (struct line_reader){.fd = -1};
 }

@@ -5,7 +5,7 @@
 
 #include <sys/un.h>
 
-#include "base/errmsg.h"
+#include "fs/control/control.h"
 
 /*
  * Address of DIR/control.sock through /proc/self/fd, since a path in sockaddr_un has only 108
@@ -16,12 +16,19 @@ int socket_address(const char *dir, struct sockaddr_un *ret_addr, int *ret_dir_f
 /* Sends all of it, without SIGPIPE. */
 int socket_send(int fd, const char *text, size_t len) MUST_CHECK;
 
+/*
+ * The same, and descriptors with its first byte; n <= CONTROL_FDS_MAX.  They stay the caller's.
+ */
+int socket_send_fds(int fd, const char *text, size_t len, const int *fds, unsigned n) MUST_CHECK;
+
 /* Receives line by line. */
 struct line_reader {
 	int fd;
 	char *buf; /* owned */
 	size_t len, cap, max;
-	size_t used; /* of buf, by the line returned last */
+	size_t used;            /* of buf, by the line returned last */
+	bool takes_fds;         /* else none is received */
+	struct control_fds fds; /* owned; that came with the bytes so far */
 };
 /*
  * The next line without its end, in place until the next call.  -EMSGSIZE: longer than max;
