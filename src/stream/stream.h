@@ -108,8 +108,8 @@ struct stream_fill {
 
 /* Where a chunk of a frame goes. */
 struct stream_place {
-	uint64_t off;   /* in the image */
-	uint8_t index;  /* in the frame */
+	uint64_t off;  /* in the image */
+	uint8_t index; /* in the frame */
 };
 
 struct stream_data {
@@ -128,13 +128,13 @@ struct stream_share {
 /* What the content at off would be. */
 struct stream_ask {
 	uint64_t off;
-	struct hash128 hash; /* with the hasher of HELLO */
+	struct hash128 hash;         /* with the hasher of HELLO */
 	uint8_t sha[STREAM_SHA_LEN]; /* SHA-256 of the chunk */
 };
 
 struct stream_query {
-	uint32_t id; /* 0, 1, 2, ... */
-	unsigned n;  /* 1..STREAM_ASKS_MAX, ascending by offset, without doubles */
+	uint32_t id;              /* 0, 1, 2, ... */
+	unsigned n;               /* 1..STREAM_ASKS_MAX, ascending by offset, without doubles */
 	struct stream_bytes asks; /* stream_ask_get() */
 };
 
@@ -177,7 +177,8 @@ struct stream_record {
 		struct stream_query query;
 		uint64_t pos; /* likewise */
 		struct stream_end end;
-		struct stream_bytes text;   /* ABORT, ERROR: printable, UTF-8 */
+		struct stream_bytes
+		        text; /* ABORT, ERROR: without control characters; UTF-8, if honest */
 		struct stream_bytes opaque; /* STREAM_OPAQUE_FIRST..LAST */
 		struct stream_hello hello;
 		struct stream_have have;
@@ -220,9 +221,10 @@ void stream_out_freep(struct stream_out **o);
 /*
  * The bytes to be written for a record, in up to STREAM_OUT_IOV pieces, in the encoder's memory (and
  * rec's), good until the next call; the first record comes with the prologue.  What cannot be decoded
- * is asserted.  END's totals and checksum, QUERY's ids are filled in here (ret in rec).
+ * is asserted; of texts, what is not printable is replaced.  END's totals and checksum and QUERY's id are
+ * filled in here, in rec too.
  */
-#define STREAM_OUT_IOV 3
+#define STREAM_OUT_IOV 2
 struct iovec;
 int stream_out_record(struct stream_out *o, struct stream_record *rec,
         struct iovec ret_iov[STREAM_OUT_IOV], int *ret_n) MUST_CHECK;
