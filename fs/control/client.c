@@ -39,15 +39,22 @@ static int call_connect(const char *dir, int *ret_fd, struct errmsg *em)
 	return r;
 }
 
+static int text_send(int fd, const char *text, const struct control_fds *fds)
+{
+	const size_t len = strlen(text);
+
+	if (len >= CONTROL_LINE_MAX)
+		return -EMSGSIZE;
+	return fds ? socket_send_fds(fd, text, len, fds->fds, fds->n) : socket_send(fd, text, len);
+}
+
 static int call_send(int fd, json_t *request, const struct control_fds *fds, struct errmsg *em)
 {
 	char *text = json_dumps(request, JSON_COMPACT);
 
 	if (!text)
 		return errmsg_set(em, -ENOMEM, "out of memory");
-	int r = -EMSGSIZE;
-	if (strlen(text) < CONTROL_LINE_MAX)
-		r = socket_send_fds(fd, text, strlen(text), fds ? fds->fd : NULL, fds ? fds->n : 0);
+	int r = text_send(fd, text, fds);
 	if (!r)
 		r = socket_send(fd, "\n", 1);
 	wipe_text(text); /* may hold a secret */

@@ -20,15 +20,7 @@
 #define CONTROL_NAME     "control.sock"
 #define CONTROL_LINE_MAX (256u << 10) /* two key files as base64 */
 #define CONTROL_LIST_MAX 4096u        /* texts in one list */
-
-#define CONTROL_FDS_MAX 2u /* descriptors with one request */
-
-/* Descriptors that come with a request: what send writes to, receive reads from. */
-struct control_fds {
-	int fd[CONTROL_FDS_MAX];
-	unsigned n;
-};
-void control_fds_close(struct control_fds *fds);
+#define CONTROL_FDS_MAX  2u           /* descriptors that come with a request */
 
 typedef void control_progress_fn(void *arg, uint64_t done, uint64_t total);
 /*
@@ -37,7 +29,14 @@ typedef void control_progress_fn(void *arg, uint64_t done, uint64_t total);
  */
 int control_call(const char *dir, json_t *request, control_progress_fn *progress, void *arg,
         json_t **ret_result, struct errmsg *em) MUST_CHECK;
-/* The same, with descriptors, which the daemon gets copies of; fds NULL: none. */
+/*
+ * The same, with descriptors for the daemon to work on (which stay the caller's): what reads or writes
+ * much goes through them and not through the socket.
+ */
+struct control_fds {
+	int fds[CONTROL_FDS_MAX];
+	unsigned n;
+};
 int control_call_fds(const char *dir, json_t *request, const struct control_fds *fds,
         control_progress_fn *progress, void *arg, json_t **ret_result,
         struct errmsg *em) MUST_CHECK;
@@ -86,16 +85,18 @@ struct control_context {
 	struct manager *manager; /* NULL: no filters (tests) */
 	const char *mountpoint;
 	struct filter_caller who;
-	const struct control_fds *fds; /* closed when the op returns */
-	/*
-	 * The client's socket: when it is readable at its end (POLLRDHUP), the client is gone or the
-	 * daemon ends, and an op that waits for others has to give up.  -1: none (tests).
-	 */
-	int client_fd;
 	gc_progress_fn *progress;
 	void *arg;
 	/* umount: answered when the datastore is closed (server.c). */
 	int (*umount)(void *arg, bool lazy, struct errmsg *em);
+	/* Descriptors that came with the request; closed after it. */
+	const int *fds;
+	unsigned n_fds;
+	/*
+	 * Readable, or at its end (POLLRDHUP), once nobody waits for the answer any more: the client is gone, or
+	 * the daemon is ending.  What takes long watches it.  -1: none.
+	 */
+	int cancel_fd;
 	/* As in fs/snapshot/snapshots.h. */
 	void (*invalidate)(void *arg, uint64_t ino, const char *name);
 };

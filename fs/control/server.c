@@ -135,7 +135,7 @@ static void client_invalidate(void *arg, uint64_t ino, const char *name)
 		host->invalidate(host->arg, ino, name);
 }
 
-static void client_answer(struct client *cl, char *line, size_t len, struct control_fds *fds)
+static void client_answer(struct client *cl, struct line_reader *lr, char *line, size_t len)
 {
 	struct control_server *srv = cl->srv;
 	struct control_context ctx = {
@@ -143,11 +143,12 @@ static void client_answer(struct client *cl, char *line, size_t len, struct cont
 	        .manager = srv->host.manager,
 	        .mountpoint = srv->host.mountpoint,
 	        .who = cl->who,
-	        .fds = fds,
-	        .client_fd = cl->fd,
 	        .progress = client_progress,
 	        .arg = cl,
 	        .umount = client_umount,
+	        .fds = lr->fds,
+	        .n_fds = lr->n_fds,
+	        .cancel_fd = cl->fd,
 	        .invalidate = client_invalidate,
 	};
 	struct control_request req;
@@ -161,7 +162,7 @@ static void client_answer(struct client *cl, char *line, size_t len, struct cont
 		r = req.op->run(&ctx, &req, &result, &em);
 		control_request_release(&req);
 	}
-	control_fds_close(fds); /* before the answer: who reads them sees their end by then */
+	line_reader_drop_fds(lr); /* before the answer: then they are closed */
 	if (r < 0)
 		reply_error(cl, r, &em);
 	else
@@ -182,7 +183,7 @@ static void *client_main(void *arg)
 {
 	struct client *cl = arg;
 	struct control_server *srv = cl->srv;
-	struct line_reader lr = {.fd = cl->fd, .max = CONTROL_LINE_MAX, .takes_fds = true};
+	struct line_reader lr = {.fd = cl->fd, .max = CONTROL_LINE_MAX, .fds_max = CONTROL_FDS_MAX};
 	char *line;
 	size_t len;
 
@@ -192,7 +193,7 @@ static void *client_main(void *arg)
 			reply_error(cl, r, &(struct errmsg){"request is too long"});
 		if (r < 0)
 			break;
-		client_answer(cl, line, len, &lr.fds);
+		client_answer(cl, &lr, line, len);
 	}
 	line_reader_release(&lr);
 	pthread_mutex_lock(&srv->lock);

@@ -39,43 +39,36 @@ int socket_send(int fd, const char *text, size_t len)
 	return 0;
 }
 
-/* Room for the header of a message with descriptors, aligned as it has to be. */
-union fds_room {
-	struct cmsghdr head;
-	char bytes[CMSG_SPACE(CONTROL_FDS_MAX * sizeof(int))];
-};
-
 int socket_send_fds(int fd, const char *text, size_t len, const int *fds, unsigned n)
 {
-	union fds_room room = {0};
+	union {
+		char buf[CMSG_SPACE(CONTROL_FDS_MAX * sizeof(int))];
+		struct cmsghdr align;
+	} control = {0};
 	struct iovec iov = {(void *)(uintptr_t)text, len};
-	struct msghdr msg = {.msg_iov = &iov,
+	struct msghdr msg = {
+	        .msg_iov = &iov,
 	        .msg_iovlen = 1,
-	        .msg_control = room.bytes,
-	        .msg_controllen = CMSG_SPACE(n * sizeof(int))};
-
-	ASSERT(len > 0 && n <= CONTROL_FDS_MAX);
-	if (n == 0)
-		return socket_send(fd, text, len);
-	room.head.cmsg_level = SOL_SOCKET;
-	room.head.cmsg_type = SCM_RIGHTS;
-	room.head.cmsg_len = CMSG_LEN(n * sizeof(int));
-	memcpy(CMSG_DATA(&room.head), fds, n * sizeof(int));
+	        .msg_control = control.buf,
+	        .msg_controllen = CMSG_SPACE(n * sizeof(int)),
+	};
+	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
 	ssize_t sent;
-	do
+
+	ASSERT(len > 0 && n > 0 && n <= CONTROL_FDS_MAX);
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(n * sizeof(int));
+	memcpy(CMSG_DATA(c), fds, n * sizeof(int));
+	do {
 		sent = sendmsg(fd, &msg, MSG_NOSIGNAL);
-	while (sent < 0 && errno == EINTR);
-	return sent < 0 ? -errno : socket_send(fd, text + sent, len - (size_t)sent);
+	} while (sent < 0 && errno == EINTR);
+	if (sent < 0)
+		return -errno;
+	return socket_send(fd, text + sent, len - (size_t)sent);
 }
 
-void control_fds_close(struct control_fds *fds)
-{
-	for (unsigned i = 0; i < fds->n; i++)
-		close(fds->fd[i]);
-	fds->n = 0;
-}
-
-/* Keeps as many as there is room for. */
+/* Takes what fits; the kernel has closed what is beyond CONTROL_FDS_MAX. */
 static void fds_take(struct line_reader *lr, struct msghdr *msg)
 {
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
@@ -85,28 +78,40 @@ static void fds_take(struct line_reader *lr, struct msghdr *msg)
 		for (size_t i = 0; i < n; i++) {
 			int fd;
 			memcpy(&fd, CMSG_DATA(c) + i * sizeof(fd), sizeof(fd));
-			if (lr->fds.n < CONTROL_FDS_MAX)
-				lr->fds.fd[lr->fds.n++] = fd;
+			if (lr->n_fds < lr->fds_max)
+				lr->fds[lr->n_fds++] = fd;
 			else
 				close(fd);
 		}
 	}
 }
 
-static ssize_t bytes_receive(struct line_reader *lr)
+static ssize_t receive(struct line_reader *lr, void *buf, size_t len)
 {
-	union fds_room room;
-	struct iovec iov = {lr->buf + lr->len, lr->cap - lr->len};
-	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+	union {
+		char buf[CMSG_SPACE(CONTROL_FDS_MAX * sizeof(int))];
+		struct cmsghdr align;
+	} control;
+	struct iovec iov = {buf, len};
+	struct msghdr msg = {
+	        .msg_iov = &iov,
+	        .msg_iovlen = 1,
+	        .msg_control = control.buf,
+	        .msg_controllen = sizeof(control.buf),
+	};
 
-	if (lr->takes_fds) {
-		msg.msg_control = room.bytes;
-		msg.msg_controllen = sizeof(room);
-	}
+	if (lr->fds_max == 0)
+		return recv(lr->fd, buf, len, 0);
 	const ssize_t n = recvmsg(lr->fd, &msg, MSG_CMSG_CLOEXEC);
 	if (n >= 0)
 		fds_take(lr, &msg);
 	return n;
+}
+
+void line_reader_drop_fds(struct line_reader *lr)
+{
+	while (lr->n_fds > 0)
+		close(lr->fds[--lr->n_fds]);
 }
 
 static int buf_grow(struct line_reader *lr)
@@ -154,7 +159,7 @@ int line_next(struct line_reader *lr, char **ret_line, size_t *ret_len)
 		const int r = buf_grow(lr);
 		if (r < 0)
 			return r;
-		const ssize_t n = bytes_receive(lr);
+		const ssize_t n = receive(lr, lr->buf + lr->len, lr->cap - lr->len);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
@@ -165,9 +170,9 @@ int line_next(struct line_reader *lr, char **ret_line, size_t *ret_len)
 
 void line_reader_release(struct line_reader *lr)
 {
+	line_reader_drop_fds(lr);
 	if (lr->len)
 		explicit_bzero(lr->buf, lr->len);
 	free(lr->buf);
-	control_fds_close(&lr->fds);
 	*lr = (struct line_reader){.fd = -1};
 }

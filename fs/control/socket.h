@@ -15,10 +15,7 @@ int socket_address(const char *dir, struct sockaddr_un *ret_addr, int *ret_dir_f
 
 /* Sends all of it, without SIGPIPE. */
 int socket_send(int fd, const char *text, size_t len) MUST_CHECK;
-
-/*
- * The same, and descriptors with its first byte; n <= CONTROL_FDS_MAX.  They stay the caller's.
- */
+/* The same, with descriptors (SCM_RIGHTS); they stay the caller's.  len > 0, n <= CONTROL_FDS_MAX. */
 int socket_send_fds(int fd, const char *text, size_t len, const int *fds, unsigned n) MUST_CHECK;
 
 /* Receives line by line. */
@@ -26,13 +23,16 @@ struct line_reader {
 	int fd;
 	char *buf; /* owned */
 	size_t len, cap, max;
-	size_t used;            /* of buf, by the line returned last */
-	bool takes_fds;         /* else none is received */
-	struct control_fds fds; /* owned; that came with the bytes so far */
+	size_t used; /* of buf, by the line returned last */
+	/* Descriptors that came along since they were last taken; owned.  fds_max 0: refused. */
+	int fds[CONTROL_FDS_MAX];
+	unsigned n_fds, fds_max;
 };
 /*
  * The next line without its end, in place until the next call.  -EMSGSIZE: longer than max;
  * -ENODATA: the peer has closed; -EAGAIN: the socket's receive timeout has passed.
  */
 int line_next(struct line_reader *lr, char **ret_line, size_t *ret_len) MUST_CHECK;
+/* Closes what came along and was not taken. */
+void line_reader_drop_fds(struct line_reader *lr);
 void line_reader_release(struct line_reader *lr);
