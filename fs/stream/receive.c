@@ -73,8 +73,8 @@ static int introduced(struct receiver *rc, const struct stream_bytes *meta, stru
 	if (r < 0 || !(rc->begin.flags & STREAM_TALK))
 		return r;
 	return rc->writer ? hello(rc, em)
-	               : errmsg_set(em, -EINVAL,
-	                         "the sender waits for answers (weir receive --negotiate)");
+	                  : errmsg_set(em, -EINVAL,
+	                            "the sender waits for answers (weir receive --negotiate)");
 }
 
 static int started(struct receiver *rc, uint64_t start, struct errmsg *em)
@@ -163,8 +163,9 @@ static json_t *result_json(const struct receiver *rc)
 	return json_pack("{s:o, s:s, s:o, s:I, s:I, s:I, s:O, s:o}", "target",
 	        text_json(rc->place.path), "snapshot", rc->snapshot, "from",
 	        rc->from ? text_json(rc->from) : json_null(), "size_bytes",
-	        (json_int_t)rc->begin.size, "received_bytes", (json_int_t)record_reader_bytes(rc->reader),
-	        "known_bytes", (json_int_t)rc->known_bytes, "left_out", rc->left_out, "before",
+	        (json_int_t)rc->begin.size, "received_bytes",
+	        (json_int_t)record_reader_bytes(rc->reader), "known_bytes",
+	        (json_int_t)rc->known_bytes, "left_out", rc->left_out, "before",
 	        *rc->before ? json_string(rc->before) : json_null());
 }
 
