@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "fs/control/text.h"
 #include "fs/stream/local.h"
 #include "fs/stream/receive.h"
@@ -130,6 +131,8 @@ static int ask_local(const struct receive_call *c, const struct target *t,
         struct progress *progress, json_t **ret_json, struct errmsg *em)
 {
 	struct local *l;
+
+	log_to_syslog(false); /* as the daemon does; what failed is told by em */
 	int r = local_open(t->dir, &l, em);
 
 	if (r < 0)
