@@ -151,7 +151,7 @@ static struct record *some_record(struct stream *s, struct rng *r)
 static void change_bytes(struct stream *s, struct rng *r)
 {
 	struct record *rec = some_record(s, r);
-	const uint32_t within = MIN(rec->len, rng_chance(r, 700) ? 24u : rec->len);
+	const uint32_t head = rng_chance(r, 700) ? 24u : rec->len, within = MIN(rec->len, head);
 
 	for (unsigned n = 1 + (unsigned)rng_below(r, 3); n > 0 && within; n--)
 		rec->payload[rng_below(r, within)] =
