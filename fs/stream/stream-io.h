@@ -36,3 +36,4 @@ void record_reader_patience(struct record_reader *r, int ms);
  */
 int record_read(
         struct record_reader *r, struct stream_record *ret_rec, struct errmsg *em) MUST_CHECK;
+uint64_t record_reader_bytes(const struct record_reader *r);
