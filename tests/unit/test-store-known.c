@@ -1,6 +1,9 @@
 /*
  * test-store-known.c - content that is found by its hash and shared; a clone with its snapshot
  */
+#include <pthread.h>
+#include <unistd.h>
+
 #include "store-bed.h"
 #include "store/known.h"
 #include "store/snapshot.h"
@@ -187,6 +190,61 @@ static void a_group_that_failed_gives_nothing(void **state)
 	bed_free(&b);
 }
 
+#define RACE_CHUNKS 96u
+
+static void *collect(void *arg)
+{
+	gc(arg);
+	return NULL;
+}
+
+/*
+ * Chunks that nobody refers to any more are shared while the collector is about to take them: each is
+ * there in the end, shared or written.
+ */
+static void a_collector_under_way_takes_nothing_that_is_shared(void **state)
+{
+	uint64_t entries[RACE_CHUNKS];
+	unsigned shared = 0, refused = 0;
+	struct bed b;
+
+	bed_make(&b);
+	b.cfg.manual = false;
+	bed_open(&b);
+	struct image *img = bed_image(&b, IMG), *other = bed_image(&b, OTHER);
+	for (unsigned round = 1; round <= 20; round++) {
+		const uint64_t seeds = round * 1000;
+		pthread_t thread;
+		for (unsigned i = 0; i < RACE_CHUNKS; i++)
+			bed_write(img, i * CHUNK_SIZE, CHUNK_SIZE, seeds + i);
+		sync_all(&b);
+		for (unsigned i = 0; i < RACE_CHUNKS; i++)
+			assert_int_equal(find(&b, seeds + i, &entries[i]), 0);
+		bed_punch(img, 0, MIB, false);
+		assert_int_equal(pthread_create(&thread, NULL, collect, &b), 0);
+		for (unsigned i = 0; i < RACE_CHUNKS; i++) {
+			const int r = share(&b, other, i * CHUNK_SIZE, entries[i]);
+			if (r == -ESTALE)
+				bed_write(other, i * CHUNK_SIZE, CHUNK_SIZE, seeds + i);
+			else
+				assert_int_equal(r, 0);
+			*(r == 0 ? &shared : &refused) += 1;
+			if (i % 16 == 15)
+				usleep(round * 20);
+		}
+		pthread_join(thread, NULL);
+		sync_all(&b);
+		gc(&b);
+		for (unsigned i = 0; i < RACE_CHUNKS; i++)
+			bed_expect(other, i * CHUNK_SIZE, CHUNK_SIZE, seeds + i);
+	}
+	print_message("%u shared, %u refused\n", shared, refused);
+	assert_true(shared > 0);
+	store_image_close(img);
+	store_image_close(other);
+	bed_free(&b);
+}
+
 static void a_clone_comes_with_its_snapshot(void **state)
 {
 	const struct clone_ref ref = {.source = IMG, .image = OTHER};
@@ -231,6 +289,7 @@ int main(void)
 	        cmocka_unit_test(what_is_shared_outlives_where_it_was_found),
 	        cmocka_unit_test(what_was_collected_meanwhile_is_refused),
 	        cmocka_unit_test(a_group_that_failed_gives_nothing),
+	        cmocka_unit_test(a_collector_under_way_takes_nothing_that_is_shared),
 	        cmocka_unit_test(a_clone_comes_with_its_snapshot),
 	};
 
