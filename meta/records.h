@@ -16,6 +16,7 @@
  *	AUDIT         0                number, from 1   JSON, audit.h; never deleted
  *	FLAG          inode            1: quarantine    text
  *	                               2: schedule, 3: agent  fs/snapshot/schedule.h
+ *	                               4: receiving     JSON, fs/stream/receive-private.h
  *	SNAPSHOT      0, a snapshot    number           JSON, fs/snapshot/records.h
  */
 #pragma once
@@ -40,6 +41,8 @@ enum record_table {
  * and the owner of KEYSLOT: below 2^32.  All other owners and ids are below 2^63.
  */
 #define RECORD_VALUE_MAX (1u << 20)
+/* Of FLAG: a hidden image of a stream that is being received; it is kept without a name. */
+#define RECEIVE_FLAG 4u
 
 /* -ENOENT; *ret_value is filled, released by the caller. */
 int ns_record_get(struct ns *ns, enum record_table table, uint64_t owner, uint64_t id,

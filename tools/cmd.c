@@ -28,6 +28,8 @@ const struct command *const commands[] = {
         &cmd_diff,
         &cmd_export,
         &cmd_import,
+        &cmd_send,
+        &cmd_receive,
         &cmd_filter,
         &cmd_policy,
         &cmd_audit,

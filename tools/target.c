@@ -32,6 +32,14 @@ void target_release(struct target *t)
 	*t = (struct target){0};
 }
 
+static bool is_silent(const struct target_query *q, int r)
+{
+	if (!q->silent || r != q->silent)
+		return false;
+	*q->ret_silent = true;
+	return true;
+}
+
 /* No daemon to ask: the datastore is not mounted, or what mounted it has been killed. */
 enum { ASK_NOBODY = -1 };
 
@@ -39,11 +47,14 @@ static int ask_daemon(
         struct target *t, struct target_query *q, struct progress *progress, json_t **ret_json)
 {
 	struct errmsg em = {0};
-	const int r = control_call(t->dir, q->request, progress_update, progress, ret_json, &em);
+	const int r = control_call_fds(
+	        t->dir, q->request, q->fds, progress_update, progress, ret_json, &em);
 
 	progress_end(progress);
 	if (r == 0)
 		return 0;
+	if (is_silent(q, r))
+		return WEIR_EXIT_FAILED;
 	if (r == -ENOTCONN && !t->pid)
 		return ASK_NOBODY;
 	if (r == -ENOTCONN)
@@ -73,6 +84,8 @@ static int ask_directory(
 	const int closed = datastore_close(ds);
 	if (r < 0) {
 		json_decref(json);
+		if (is_silent(q, r))
+			return WEIR_EXIT_FAILED;
 		return cmd_fail(WEIR_EXIT_FAILED, "%s", em.text[0] ? em.text : strerror(-r));
 	}
 	if (closed < 0) {
@@ -89,7 +102,7 @@ int target_ask(struct target *t, struct target_query *q, json_t **ret_json)
 	struct progress progress;
 	int r = ASK_NOBODY;
 
-	progress_begin(&progress, q->doing, PROGRESS_PARTS);
+	progress_begin(&progress, q->doing, q->in_bytes ? PROGRESS_BYTES : PROGRESS_PARTS);
 	if (!q->request)
 		r = cmd_fail(WEIR_EXIT_FAILED, "out of memory");
 	else if (t->pid || t->mountpoint)

@@ -40,6 +40,8 @@ static const struct field fields[] = {
         {"agent", FIELD_TEXT, AT(agent)},
         {"every", FIELD_TEXT, AT(every)},
         {"keep", FIELD_TEXT, AT(keep)},
+        {"from", FIELD_TEXT, AT(from)},
+        {"token", FIELD_TEXT, AT(token)},
         {"images", FIELD_TEXTS, AT(images)},
         {"settings", FIELD_TEXTS, AT(settings)},
         {"args", FIELD_TEXTS, AT(args)},
@@ -52,6 +54,8 @@ static const struct field fields[] = {
         {"wait", FIELD_FLAG, AT(wait)},
         {"verify", FIELD_FLAG, AT(verify)},
         {"quiesce", FIELD_FLAG, AT(quiesce)},
+        {"properties", FIELD_FLAG, AT(properties)},
+        {"dry_run", FIELD_FLAG, AT(dry_run)},
         {"slot", FIELD_NUMBER, AT(slot), CONTROL_NEEDS_SLOT},
         {"offset", FIELD_NUMBER, AT(offset)},
 };
@@ -91,8 +95,8 @@ static const struct control_op *op_in(const struct control_op *table, const char
 
 static int op_find(const json_t *name, const struct control_op **ret_op, struct errmsg *em)
 {
-	const struct control_op *const tables[] = {
-	        control_ops, control_filter_ops, control_snapshot_ops, keys_ops};
+	const struct control_op *const tables[] = {control_ops, control_filter_ops,
+	        control_snapshot_ops, control_stream_ops, control_receive_ops, keys_ops};
 	const struct control_op *op = NULL;
 
 	if (!json_is_string(name))

@@ -9,7 +9,7 @@
  *	                then), time_ns, images, holders: [text], origin: "schedule"/"protect"/
  *	                "rollback" (not there: a user took it)}
  *	number  image   {inode, path, mode, uid, gid, size, atime_ns, mtime_ns, ctime_ns, btime_ns,
- *	                generation}, as of that instant
+ *	                generation}, as of that instant; of one that was received: guid, in hex
  *
  * The image's *key*, snapshot_id(number, image), is its id in the engine (store/snapshot.h).  What
  * filters were attached to it, and their state, are rows ATTACHMENT and FILTER_STATE as the image's
@@ -31,6 +31,7 @@
 #define SNAPSHOT_IMAGES_MAX  ((1u << SNAPSHOT_SET_SHIFT) - 1)
 #define SNAPSHOT_HOLDERS_MAX 64u
 #define SNAPSHOT_HOLDER_MAX  63u
+#define SNAPSHOT_GUID_LEN    16u
 
 enum snapshot_kind { SNAPSHOT_IMAGE, SNAPSHOT_DIRECTORY, SNAPSHOT_DATASTORE };
 /* Who took it.  One that is renamed is the user's from then on: nothing else deletes it. */
@@ -58,6 +59,11 @@ struct snapshot_image {
 	uint64_t key;
 	struct ns_inode inode; /* nlink 1, parent 0 */
 	char *path;            /* owned */
+	/*
+	 * Of one that was received: what it is called over datastores (src/stream/FORMAT.md).  All zero: it
+	 * was made here; fs/stream/guid.h tells it of both.
+	 */
+	uint8_t guid[SNAPSHOT_GUID_LEN];
 };
 
 const char *snapshot_kind_name(enum snapshot_kind kind);

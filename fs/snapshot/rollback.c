@@ -133,7 +133,7 @@ static int rollback_rows(void *arg)
 }
 
 /* The engine repeats a commit that failed. */
-static int commit_wait(struct store *s, int r)
+int snapshot_commit_wait(struct store *s, int r)
 {
 	for (unsigned i = 0; i < COMMIT_TRIES && r == -EINPROGRESS; i++) {
 		sleep(1);
@@ -150,9 +150,10 @@ static int replace(void *arg)
 	const struct rollback_ref ref = {rb->t.ino, rb->si.key};
 
 	pthread_mutex_lock(&rb->m->record_lock);
-	int r = commit_wait(s, store_snapshot_create(s, rb->before.refs, 1, before_rows, rb));
+	int r = snapshot_commit_wait(
+	        s, store_snapshot_create(s, rb->before.refs, 1, before_rows, rb));
 	if (r == 0)
-		r = commit_wait(s, store_snapshot_rollback(s, &ref, 1, rollback_rows, rb));
+		r = snapshot_commit_wait(s, store_snapshot_rollback(s, &ref, 1, rollback_rows, rb));
 	pthread_mutex_unlock(&rb->m->record_lock);
 	return r;
 }
@@ -190,15 +191,22 @@ static int rollback_event(struct rolling *rb, struct errmsg *em)
 
 /* --- the whole --- */
 
-/* "before-NAME-20261122T215510Z", NAME cut if it must be. */
+/* "before-NAME-20261122T215510Z". */
+int snapshot_before_name(struct ns *ns, const struct target *t, const char *name,
+        char ret_name[SNAPSHOT_NAME_MAX + 1], struct errmsg *em)
+{
+	char prefix[SNAPSHOT_NAME_MAX + 8];
+
+	snprintf(prefix, sizeof(prefix), "before-%s", name);
+	return snapshot_name_stamped(
+	        ns, t->ino, prefix, clock_wall_ns(), &t->ino, 1, ret_name, em);
+}
+
 static int before_init(struct rolling *rb, struct errmsg *em)
 {
-	char prefix[SNAPSHOT_NAME_MAX + 8], name[SNAPSHOT_NAME_MAX + 1];
-	int r;
+	char name[SNAPSHOT_NAME_MAX + 1];
+	int r = snapshot_before_name(rb->m->ds->ns, &rb->t, rb->name, name, em);
 
-	snprintf(prefix, sizeof(prefix), "before-%s", rb->name);
-	r = snapshot_name_stamped(
-	        rb->m->ds->ns, rb->t.ino, prefix, clock_wall_ns(), &rb->t.ino, 1, name, em);
 	if (r == 0)
 		r = capture_init(&rb->before, rb->m, rb->who, &rb->t, name, &rb->t.ino, 1, em);
 	rb->before.action = "snapshot create";

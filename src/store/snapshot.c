@@ -30,7 +30,8 @@
 #include "base/clock.h"
 #include "store/store-priv.h"
 
-enum snap_kind { SNAP_CREATE, SNAP_DELETE, SNAP_ROLLBACK, SNAP_CLONE };
+/* SNAP_CLONE_KEPT: an image becomes a copy of another, and a snapshot of it is made. */
+enum snap_kind { SNAP_CREATE, SNAP_DELETE, SNAP_ROLLBACK, SNAP_CLONE, SNAP_CLONE_KEPT };
 
 struct snap_item {
 	uint64_t from, to;    /* images or SNAPSHOT_BIT | id; from 0: `to` is deleted */
@@ -39,6 +40,7 @@ struct snap_item {
 	struct image *into; /* the target's image, whose policy counts; NULL: domain; referenced */
 	uint32_t domain;    /* of a target: what its policy is to name */
 	uint32_t from_domain;    /* what is copied: its domain; of an image at the freeze */
+	uint64_t of; /* of a snapshot: the image it is kept as; 0: the one that is copied */
 	struct image_row root;   /* what is copied: of a snapshot from the start, of an image when
 	                        * applied; its image and snap_epoch are the target's */
 	struct snapshot_row row; /* of a snapshot to be made, or deleted */
@@ -307,7 +309,7 @@ static void item_apply(struct snap_item *it, uint64_t txg)
 	if (it->target)
 		return;
 	row->id = it->to & ~SNAPSHOT_BIT;
-	row->image = it->from;
+	row->image = it->of ? it->of : it->from;
 	row->root = it->root.root;
 	row->height = it->root.height;
 	row->data_chunks = it->root.data_chunks;
@@ -424,7 +426,8 @@ static bool item_valid(enum snap_kind kind, const struct snap_item *it)
 	                  : kind == SNAP_ROLLBACK
 	                          ? snapshot_valid(it->from)
 	                          : image_valid(it->from) || snapshot_valid(it->from);
-	const bool to_image = kind == SNAP_ROLLBACK || kind == SNAP_CLONE;
+	const bool to_image = kind == SNAP_ROLLBACK || kind == SNAP_CLONE ||
+	                      (kind == SNAP_CLONE_KEPT && !it->of);
 
 	return from && (to_image ? image_valid(it->to) : snapshot_valid(it->to));
 }
@@ -438,7 +441,7 @@ static int item_hold(struct snap_op *op, struct snap_item *it)
 		r = store_image_open(s, it->from, &it->source);
 	if (r == 0 && image_valid(it->to))
 		r = map_open(s->maps, it->to, &it->target);
-	if (r == 0 && op->kind == SNAP_ROLLBACK)
+	if (r == 0 && it->target && (op->kind == SNAP_ROLLBACK || op->kind == SNAP_CLONE_KEPT))
 		r = store_image_open(s, it->to, &it->into);
 	return r;
 }
@@ -557,6 +560,21 @@ int store_clone(
 		op->items[i].domain = refs[i].domain;
 	}
 	return r < 0 ? r : op_run(op);
+}
+
+int store_clone_snapshot(struct store *s, const struct clone_ref *ref, uint64_t id,
+        snapshot_rows_fn *rows, void *arg)
+{
+	struct snap_op *op;
+	const int r = op_new(s, SNAP_CLONE_KEPT, 2, rows, arg, &op);
+
+	if (r < 0)
+		return r;
+	op->items[0].from = op->items[1].from = ref->source;
+	op->items[0].to = ref->image;
+	op->items[1].to = snapshot_image(id);
+	op->items[1].of = ref->image;
+	return op_run(op);
 }
 
 int store_clone_into(struct image *src, struct image *dst, snapshot_rows_fn *rows, void *arg)

@@ -106,6 +106,12 @@ struct clone_ref {
 int store_clone(struct store *s, const struct clone_ref *refs, size_t n, snapshot_rows_fn *rows,
         void *arg) MUST_CHECK;
 /*
+ * The same of one existing image, whose policy says its crypto domain (ref->domain is not looked at), and a
+ * snapshot of what it is then, in one transaction.  The snapshot is one of ref->image.
+ */
+int store_clone_snapshot(struct store *s, const struct clone_ref *ref, uint64_t id,
+        snapshot_rows_fn *rows, void *arg) MUST_CHECK;
+/*
  * The same of one open image into an empty one (whole-file reflink), whose policies must name the same crypto
  * domain (-EXDEV).  -EAGAIN: images are being moved between domains (store_leaving), perhaps this one: share
  * its chunks one by one.  rows may be NULL.
