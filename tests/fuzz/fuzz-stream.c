@@ -108,9 +108,10 @@ static void feed_made(struct feed *f, bool answers, const uint8_t *data, size_t 
 	put_u16(head + 8, STREAM_VERSION);
 	uint64_t chain = XXH3_64bits(head, sizeof(head));
 	feed(f, head, sizeof(head));
-	while (b.pos < b.len && f->r >= 0) {
+	while (b.pos < b.len && !b.failed && f->r >= 0) {
 		const uint8_t type = bytes_take_u8(&b);
-		const size_t len = MIN((size_t)bytes_take_u16(&b), b.len - b.pos);
+		const size_t said = bytes_take_u16(&b);
+		const size_t len = MIN(said, b.len - b.pos);
 		const uint8_t *payload = bytes_take(&b, len);
 		put_u16(record, type);
 		put_u16(record + 2, 0);
