@@ -221,6 +221,8 @@ int snapshot_take(struct manager *m, const struct filter_caller *who, const stru
 	cr.c.action = action;
 	r = store_sync(m->ds->store);
 	if (r == 0)
+		store_snapshot_near(m->ds->store);
+	if (r == 0)
 		r = instant_run(m, inos, n, STAGE_EVENT_SNAPSHOT, create_work, &cr, em);
 	if (r == 0 && ret_json)
 		*ret_json = created_json(&cr.c);

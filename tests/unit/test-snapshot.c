@@ -2,6 +2,7 @@
  * test-snapshot.c - snapshots, clones, rollback, diff: the engine's part
  */
 #include <pthread.h>
+#include <time.h>
 
 #include "sim/rng.h"
 #include "store-bed.h"
@@ -668,6 +669,45 @@ static void test_a_thousand_snapshots_cost_what_they_differ_by(void **state)
 	free(usage);
 }
 
+static void sleep_ms(unsigned ms)
+{
+	const struct timespec ts = {0, ms * 1000000L};
+
+	nanosleep(&ts, NULL);
+}
+
+/* Somebody is about to stop guests: no commit comes between, and if nothing follows, commits go on. */
+static void test_no_commit_begins_before_an_instant_that_is_near(void **state)
+{
+	struct snapshot_row row;
+	struct bed b;
+
+	(void)state;
+	bed_make(&b);
+	b.cfg.manual = false;
+	b.cfg.txg_ns = NS_PER_MS;
+	bed_open(&b);
+	for (uint64_t id = 1; id <= 20; id++) {
+		write_to(&b, IMG, 0, MIB, id);
+		store_snapshot_near(b.store);
+		const uint64_t near_ns = clock_now_ns(), txg = atomic_load(&b.store->txg_open);
+		write_to(&b, IMG, 0, CHUNK_SIZE, 100 + id);
+		txg_kick(b.store);
+		sleep_ms(5);
+		const bool in_time = clock_now_ns() - near_ns < 40 * NS_PER_MS;
+		if (in_time)
+			assert_int_equal(atomic_load(&b.store->txg_open), txg);
+		assert_int_equal(snapshot(&b, id, IMG), 0);
+		assert_int_equal(store_snapshot_get(b.store, id, &row), 0);
+		assert_true(row.txg >= txg);
+		expect(&b, snapshot_image(id), 0, CHUNK_SIZE, 100 + id);
+	}
+	store_snapshot_near(b.store);
+	write_to(&b, IMG, 0, MIB, 1);
+	assert_int_equal(store_sync(b.store), 0);
+	bed_free(&b);
+}
+
 /* --- space, while others write --- */
 
 #define WRITER_LEAVES 6u
@@ -882,6 +922,7 @@ int main(void)
 	        cmocka_unit_test(test_usage),
 	        cmocka_unit_test(test_usage_and_diff_are_exact),
 	        cmocka_unit_test(test_a_thousand_snapshots_cost_what_they_differ_by),
+	        cmocka_unit_test(test_no_commit_begins_before_an_instant_that_is_near),
 	        cmocka_unit_test(test_space_comes_back_beside_writers),
 	        cmocka_unit_test(test_costs_the_same_at_any_size),
 	        cmocka_unit_test(test_copies_during_collection),
