@@ -213,8 +213,10 @@ static int clone_run(struct cloning *c, const struct snapshot_request *rq, struc
 		r = store_sync(c->m->ds->store);
 	if (r == 0 && rq->name)
 		r = clone_make(c);
-	else if (r == 0)
+	if (r == 0 && !rq->name) {
+		store_snapshot_near(c->m->ds->store);
 		r = instant_run(c->m, &c->source, 1, STAGE_EVENT_CLONE, clone_work, c, em);
+	}
 	pthread_mutex_unlock(&c->m->lock);
 	if (r == -EEXIST && !em->text[0])
 		return errmsg_set(em, r, "cannot clone '%s': '%s' exists", c->from, rq->other);

@@ -279,6 +279,7 @@ static int make_of_set(struct manager *m, const struct filter_caller *who, const
 		return r;
 	cr.c.s.origin = mk->origin;
 	cr.c.s.time_ns = mk->wall_ns;
+	store_snapshot_near(m->ds->store);
 	r = instant_run(m, set->inos, set->n, STAGE_EVENT_SNAPSHOT, create_work, &cr, em);
 	if (r == -ESTALE && mk->quiesce)
 		errmsg_set(em, r,

@@ -112,6 +112,14 @@ void snap_free(struct store *s)
 	s->snap.frozen = NULL;
 }
 
+bool snap_waits(struct store *s)
+{
+	pthread_mutex_lock(&s->snap.lock);
+	const bool waits = s->snap.queue;
+	pthread_mutex_unlock(&s->snap.lock);
+	return waits;
+}
+
 /* --- the txg thread: before the freeze --- */
 
 static int item_check_snapshot(struct store *s, struct snap_item *it)

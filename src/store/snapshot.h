@@ -83,6 +83,13 @@ int store_snapshot_create(struct store *s, const struct snapshot_ref *refs, size
 int store_snapshot_delete(struct store *s, const uint64_t *ids, size_t n, snapshot_rows_fn *rows,
         void *arg) MUST_CHECK;
 
+/*
+ * To be called before guests are made to wait for the next operation: waits until no group is being committed
+ * (which may take seconds), and keeps the next one from beginning until the operation is queued, 50 ms at most.
+ * Without it the operation may have to wait for a commit before its instant is fixed.
+ */
+void store_snapshot_near(struct store *s);
+
 struct rollback_ref {
 	uint64_t image;
 	uint64_t id; /* a snapshot of it; else -EINVAL */

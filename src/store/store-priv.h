@@ -148,6 +148,9 @@ struct txg_control {
 	unsigned failed_in_row; /* attempts at the present group; the txg thread's */
 	uint64_t maps_unsure;   /* maps_unsure() when this attempt began; the txg thread's */
 	bool stop, running, has_thread;
+	bool busy;              /* lock: the thread is at a group */
+	unsigned holders;       /* lock: wait until it is not, and then want no other to begin */
+	uint64_t hold_until_ns; /* lock: none begins but for operations on roots */
 	pthread_t thread;
 	bool scrub_wanted; /* lock: the metadata store's scrub is to follow the next commit */
 	int scrub_result;  /* lock: of the last one */
@@ -476,6 +479,8 @@ void readahead_note(struct image *img, uint64_t off, size_t len, bool missed);
 /* --- snapshot.c: by the txg thread --- */
 void snap_init(struct store *s);
 void snap_free(struct store *s);
+/* Is there one to be taken up?  Any thread. */
+bool snap_waits(struct store *s);
 /* Before a freeze, gate open: takes up what is queued.  Reads rows. */
 void snap_prepare(struct store *s);
 /* Gate closed: what was taken up is of this group from here on. */

@@ -245,7 +245,8 @@ struct store_stats {
 	uint64_t log_bytes, log_used_bytes;
 	/* since start */
 	uint64_t txg, txg_commits, txg_failures, last_commit_wall_ns, last_commit_ns;
-	uint64_t last_freeze_ns, max_freeze_ns; /* the gate closed for a group, and waiting for it */
+	uint64_t last_freeze_ns,
+	        max_freeze_ns; /* the gate closed for a group, and waiting for it */
 	uint64_t written_bytes, read_bytes, flushes;
 	uint64_t dedupe_hits, chunks_new, chunks_zero, chunks_raw;
 	uint64_t compressed_in_bytes, compressed_out_bytes;

@@ -26,9 +26,11 @@
 #include "base/blocking.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "store/snapshot.h"
 #include "store/store-priv.h"
 
 #define TICK_NS  (NS_PER_SEC / 4)
+#define HOLD_NS  (50 * NS_PER_MS) /* see store_snapshot_near() */
 #define RETRY_NS NS_PER_SEC
 #define PATIENCE 10u /* attempts at a group before what cannot be read counts as lost */
 
@@ -420,6 +422,39 @@ static void wait_ns(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t ns)
 	pthread_cond_timedwait(cond, lock, &ts);
 }
 
+/*
+ * Does somebody who is about to stop guests for an instant want no group to begin?  How long at most, or 0;
+ * lock held.  One that failed is repeated all the same: it is in the way as it is.
+ */
+static uint64_t held_ns(struct store *s)
+{
+	const struct txg_control *t = &s->txg;
+	const uint64_t now = clock_now_ns();
+	unsigned g;
+
+	if ((t->holders == 0 && now >= t->hold_until_ns) || txg_frozen(s, &g) || snap_waits(s))
+		return 0;
+	return t->holders ? HOLD_NS : t->hold_until_ns - now;
+}
+
+void store_snapshot_near(struct store *s)
+{
+	struct txg_control *t = &s->txg;
+
+	if (!t->has_thread)
+		return;
+	pthread_mutex_lock(&t->lock);
+	t->holders++;
+	while (t->busy) {
+		blocking_begin();
+		pthread_cond_wait(&t->done, &t->lock);
+		blocking_end();
+	}
+	t->holders--;
+	t->hold_until_ns = clock_now_ns() + HOLD_NS;
+	pthread_mutex_unlock(&t->lock);
+}
+
 static void *txg_main(void *arg)
 {
 	struct store *s = arg;
@@ -428,11 +463,20 @@ static void *txg_main(void *arg)
 	pthread_mutex_lock(&t->lock);
 	while (!t->stop) {
 		const bool asked = t->wanted > atomic_load(&t->committed);
+		const uint64_t hold_ns = held_ns(s);
+		if (hold_ns) {
+			wait_ns(&t->wake, &t->lock, hold_ns);
+			continue;
+		}
+		t->busy = true;
 		pthread_mutex_unlock(&t->lock);
 		int r = 0;
 		if (asked || commit_due(s))
 			r = txg_commit_now(s);
 		pthread_mutex_lock(&t->lock);
+		t->busy = false;
+		if (t->holders)
+			pthread_cond_broadcast(&t->done);
 		if (r < 0) /* whoever waited has the error; no hot loop on a broken disk */
 			t->wanted = atomic_load(&t->committed);
 		if (!t->stop && t->wanted <= atomic_load(&t->committed))

@@ -1,6 +1,9 @@
 /*
  * test-snapshot.c - snapshots, clones, rollback, diff: the engine's part
  */
+#include <pthread.h>
+#include <time.h>
+
 #include "sim/rng.h"
 #include "store-bed.h"
 #include "store/snapshot.h"
@@ -666,6 +669,143 @@ static void test_a_thousand_snapshots_cost_what_they_differ_by(void **state)
 	free(usage);
 }
 
+static void sleep_ms(unsigned ms)
+{
+	const struct timespec ts = {0, ms * 1000000L};
+
+	nanosleep(&ts, NULL);
+}
+
+/* Somebody is about to stop guests: no commit comes between, and if nothing follows, commits go on. */
+static void test_no_commit_begins_before_an_instant_that_is_near(void **state)
+{
+	struct snapshot_row row;
+	struct bed b;
+
+	(void)state;
+	bed_make(&b);
+	b.cfg.manual = false;
+	b.cfg.txg_ns = NS_PER_MS;
+	bed_open(&b);
+	for (uint64_t id = 1; id <= 20; id++) {
+		write_to(&b, IMG, 0, MIB, id);
+		store_snapshot_near(b.store);
+		const uint64_t near_ns = clock_now_ns(), txg = atomic_load(&b.store->txg_open);
+		write_to(&b, IMG, 0, CHUNK_SIZE, 100 + id);
+		txg_kick(b.store);
+		sleep_ms(5);
+		const bool in_time = clock_now_ns() - near_ns < 40 * NS_PER_MS;
+		if (in_time)
+			assert_int_equal(atomic_load(&b.store->txg_open), txg);
+		assert_int_equal(snapshot(&b, id, IMG), 0);
+		assert_int_equal(store_snapshot_get(b.store, id, &row), 0);
+		assert_true(row.txg >= txg);
+		expect(&b, snapshot_image(id), 0, CHUNK_SIZE, 100 + id);
+	}
+	store_snapshot_near(b.store);
+	write_to(&b, IMG, 0, MIB, 1);
+	assert_int_equal(store_sync(b.store), 0);
+	bed_free(&b);
+}
+
+/* --- space, while others write --- */
+
+#define WRITER_LEAVES 6u
+
+struct writer {
+	struct bed *b;
+	uint64_t image;
+	_Atomic bool stop;
+	uint64_t seeds[WRITER_LEAVES]; /* the content that each MiB ends with */
+	unsigned writes;
+};
+
+static void *writer_main(void *arg)
+{
+	struct writer *w = arg;
+	struct rng rng = rng_fork(w->image, 5);
+	struct image *img = bed_image(w->b, w->image);
+
+	while (!w->stop || w->writes < WRITER_LEAVES) {
+		const unsigned leaf = w->writes++ % WRITER_LEAVES;
+		w->seeds[leaf] = w->image << 32 | rng_below(&rng, 1u << 30);
+		assert_int_equal(store_throttle(w->b->store, MIB), 0);
+		bed_write(img, leaf * MIB, MIB, w->seeds[leaf]);
+		if (w->writes % 5 == 0)
+			assert_int_equal(store_flush(w->b->store, img), 0);
+	}
+	store_image_close(img);
+	return NULL;
+}
+
+/* What is kept, each chunk of which differs from all others. */
+static uint64_t chunks_kept(struct bed *b)
+{
+	struct gc_report report;
+	struct store_stats st;
+
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(store_sync(b->store), 0);
+		gc(b, &report);
+	}
+	assert_int_equal(report.nodes_freed, 0);
+	assert_int_equal(report.segments_freed, 0);
+	assert_int_equal(report.segments_rewritten, 0);
+	store_stats_get(b->store, &st);
+	assert_int_equal(st.unique_chunks, st.data_chunks);
+	return st.unique_chunks;
+}
+
+/* Snapshots, clones and rollbacks come and go beside writers and the collector: what stays is the images'. */
+static void test_space_comes_back_beside_writers(void **state)
+{
+	struct writer writers[2] = {{.image = 20}, {.image = 21}};
+	pthread_t threads[2];
+	struct gc_report report;
+	struct bed b;
+
+	(void)state;
+	bed_make(&b);
+	b.cfg.manual = false;
+	b.cfg.threads = 2;
+	b.cfg.txg_ns = 20 * NS_PER_MS;
+	bed_open(&b);
+	write_to(&b, IMG, 0, MIB, 1);
+	for (unsigned i = 0; i < 2; i++) {
+		writers[i].b = &b;
+		pthread_create(&threads[i], NULL, writer_main, &writers[i]);
+	}
+	for (uint64_t k = 1; k <= 12; k++) {
+		const struct snapshot_ref refs[] = {{k * 4, IMG}, {k * 4 + 1, 20}, {k * 4 + 2, 21}};
+		write_to(&b, IMG, k * MIB, MIB, 100 + k);
+		assert_int_equal(store_snapshot_create(b.store, refs, 3, NULL, NULL), 0);
+		assert_int_equal(clone_of(&b, snapshot_image(k * 4 + 1), 100 + k), 0);
+		if (k % 4 == 0)
+			gc(&b, &report);
+		if (k % 5 == 0)
+			assert_int_equal(rollback(&b, IMG, (k - 3) * 4), 0);
+	}
+	for (uint64_t k = 1; k <= 12; k++) {
+		const uint64_t ids[] = {k * 4, k * 4 + 1, k * 4 + 2};
+		assert_int_equal(store_snapshot_delete(b.store, ids, 3, NULL, NULL), 0);
+		store_enter(b.store);
+		assert_int_equal(store_image_delete(b.store, 100 + k), 0);
+		store_leave(b.store);
+		if (k == 6)
+			gc(&b, &report);
+	}
+	for (unsigned i = 0; i < 2; i++) {
+		writers[i].stop = true;
+		pthread_join(threads[i], NULL);
+	}
+	/* The writers' images; of IMG MiB 0 to 2, 6, 7, 11 and 12: what rollbacks left of it. */
+	assert_int_equal(chunks_kept(&b), (2 * WRITER_LEAVES + 7) * LEAF_CHUNKS);
+	for (unsigned i = 0; i < 2; i++)
+		for (unsigned leaf = 0; leaf < WRITER_LEAVES; leaf++)
+			expect(&b, writers[i].image, leaf * MIB, MIB, writers[i].seeds[leaf]);
+	bed_free(&b);
+}
+
 /* 1 TiB, sparse, n times 64 MiB of it mapped. */
 static void make_large(struct bed *b, unsigned n)
 {
@@ -782,6 +922,8 @@ int main(void)
 	        cmocka_unit_test(test_usage),
 	        cmocka_unit_test(test_usage_and_diff_are_exact),
 	        cmocka_unit_test(test_a_thousand_snapshots_cost_what_they_differ_by),
+	        cmocka_unit_test(test_no_commit_begins_before_an_instant_that_is_near),
+	        cmocka_unit_test(test_space_comes_back_beside_writers),
 	        cmocka_unit_test(test_costs_the_same_at_any_size),
 	        cmocka_unit_test(test_copies_during_collection),
 	};
