@@ -36,6 +36,12 @@ const struct command *const commands[] = {
         NULL,
 };
 
+const struct cmd_option cmd_no_options[] = {{0}};
+const struct cmd_option cmd_json_option[] = {
+        {'j', "json", NULL, "print JSON"},
+        {0},
+};
+
 #define CMD_GROUP_MAX 32u /* commands of one table */
 
 static const struct command *const programs[] = {

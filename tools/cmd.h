@@ -37,6 +37,9 @@ struct cmd_option {
 	const char *help; /* NULL: accepted, not listed */
 };
 
+/* Of groups, and of commands that have --json and no other. */
+extern const struct cmd_option cmd_no_options[], cmd_json_option[];
+
 struct command {
 	/* "create", or the name of the program: "mount.weir", or of one of a group: "filter list" */
 	const char *name;

@@ -128,15 +128,12 @@ int source_want(struct source *s, uint64_t off, uint64_t len)
 	return 0;
 }
 
-int source_read(struct source *s, uint64_t off, void *buf, size_t len)
+int file_read_at(int fd, uint64_t off, void *buf, size_t len)
 {
 	uint8_t *to = buf;
 
-	if (off > s->size || len > s->size - off)
-		return -ENODATA;
-	int r = source_want(s, off, len);
-	while (r == 0 && len > 0) {
-		const ssize_t n = pread(s->fd, to, len, (off_t)off);
+	while (len > 0) {
+		const ssize_t n = pread(fd, to, len, (off_t)off);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
@@ -145,7 +142,15 @@ int source_read(struct source *s, uint64_t off, void *buf, size_t len)
 		off += (uint64_t)n;
 		len -= (size_t)n;
 	}
-	return r;
+	return 0;
+}
+
+int source_read(struct source *s, uint64_t off, void *buf, size_t len)
+{
+	if (off > s->size || len > s->size - off)
+		return -ENODATA;
+	const int r = source_want(s, off, len);
+	return r < 0 ? r : file_read_at(s->fd, off, buf, len);
 }
 
 int source_answer(const char *json, size_t len)

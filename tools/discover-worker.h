@@ -25,6 +25,8 @@ struct source {
 int source_open(struct source *s, uint64_t size) MUST_CHECK;
 /* Makes the range readable through s->fd, as far as it lies inside the image.  0 or -errno. */
 int source_want(struct source *s, uint64_t off, uint64_t len) MUST_CHECK;
+/* All of len bytes of a file.  -ENODATA: it ends before. */
+int file_read_at(int fd, uint64_t off, void *buf, size_t len) MUST_CHECK;
 /* All of it, or -errno (-ENODATA past the end). */
 int source_read(struct source *s, uint64_t off, void *buf, size_t len) MUST_CHECK;
 /* The answer, to the parent. */

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "stage/builtin/probe.h"
+#include "tools/discover-worker.h"
 #include "tools/print.h"
 #include "tools/target.h"
 
@@ -47,19 +48,7 @@ static int image_open(const char *path, int *ret_fd, uint64_t *ret_size)
 
 static int image_read(void *arg, uint64_t off, void *buf, size_t len)
 {
-	uint8_t *to = buf;
-
-	while (len > 0) {
-		const ssize_t n = pread(*(int *)arg, to, len, (off_t)off);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n < 0 ? -errno : -ENODATA;
-		to += n;
-		off += (uint64_t)n;
-		len -= (size_t)n;
-	}
-	return 0;
+	return file_read_at(*(int *)arg, off, buf, len);
 }
 
 static int image_probe(const char *path, json_t **ret_json)

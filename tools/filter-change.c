@@ -32,11 +32,6 @@ static const struct cmd_option detach_options[] = {
         {0},
 };
 
-static const struct cmd_option json_option[] = {
-        {'j', "json", NULL, "print JSON"},
-        {0},
-};
-
 static void attach_print(const struct target *t, const json_t *json)
 {
 	filter_changes_print(json, "attached");
@@ -66,10 +61,8 @@ static int change_run(const struct command *cmd, int argc, char **argv, const ch
 {
 	static const char *const args[] = {"TARGET", "TYPE", "KEY=VALUE"};
 	struct filter_options opt;
-	int code = filter_options_read(cmd, argc, argv, &opt);
+	const int code = filter_args_read(cmd, argc, argv, args, min, max, &opt);
 
-	if (code == 0)
-		code = cmd_args_check(cmd, argc, argv, args, min, max);
 	if (code)
 		return code;
 	if (!strcmp(op, "filter-attach") && !stage_type_find(argv[optind + 1]))
@@ -145,10 +138,8 @@ static int run_run(const struct command *cmd, int argc, char **argv)
 {
 	static const char *const args[] = {"TARGET", "TYPE", "ACTION", "ARGUMENT"};
 	struct filter_options opt;
-	int code = filter_options_read(cmd, argc, argv, &opt);
+	const int code = filter_args_read(cmd, argc, argv, args, 3, -1, &opt);
 
-	if (code == 0)
-		code = cmd_args_check(cmd, argc, argv, args, 3, -1);
 	if (code)
 		return code;
 	struct filter_call call = {
@@ -167,7 +158,7 @@ const struct command cmd_filter_run = {
         .name = "filter run",
         .synopsis = "TARGET TYPE ACTION [ARGUMENT...] [--json]",
         .summary = "Ask an attached filter to do something (see 'weir filter types')",
-        .options = json_option,
+        .options = cmd_json_option,
         .run = run_run,
 };
 
@@ -184,10 +175,8 @@ static int lift_run(const struct command *cmd, int argc, char **argv)
 {
 	static const char *const args[] = {"TARGET"};
 	struct filter_options opt;
-	int code = filter_options_read(cmd, argc, argv, &opt);
+	const int code = filter_args_read(cmd, argc, argv, args, 1, 1, &opt);
 
-	if (code == 0)
-		code = cmd_args_check(cmd, argc, argv, args, 1, 1);
 	if (code)
 		return code;
 	struct filter_call call = {
@@ -202,6 +191,6 @@ const struct command cmd_filter_lift = {
         .name = "filter lift",
         .synopsis = "TARGET [--json]",
         .summary = "Let an image be changed again that a filter has quarantined",
-        .options = json_option,
+        .options = cmd_json_option,
         .run = lift_run,
 };

@@ -15,11 +15,6 @@ static const struct cmd_option show_options[] = {
         {0},
 };
 
-static const struct cmd_option json_option[] = {
-        {'j', "json", NULL, "print JSON"},
-        {0},
-};
-
 /* --- types --- */
 
 #define TYPES_COLUMN 24
@@ -60,6 +55,7 @@ static const char *capability_text(const char *name)
 	        {"needs force", "attaches with --force only"},
 	        {"single", "once an image"},
 	        {"implicit", "every image has it"},
+	        {"sees reads", "what the kernel has cached is read again"},
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(texts); i++)
@@ -143,10 +139,8 @@ static int types_run(const struct command *cmd, int argc, char **argv)
 	struct filter_options opt;
 	struct errmsg em = {0};
 	json_t *json;
-	int code = filter_options_read(cmd, argc, argv, &opt);
+	int code = filter_args_read(cmd, argc, argv, args, 0, 1, &opt);
 
-	if (code == 0)
-		code = cmd_args_check(cmd, argc, argv, args, 0, 1);
 	if (code)
 		return code;
 	if (filter_report_types(&json, &em) < 0)
@@ -165,7 +159,7 @@ const struct command cmd_filter_types = {
         .name = "filter types",
         .synopsis = "[TYPE] [--json]",
         .summary = "List the filters that there are, with their settings",
-        .options = json_option,
+        .options = cmd_json_option,
         .run = types_run,
 };
 
@@ -321,10 +315,8 @@ static int show_run(const struct command *cmd, int argc, char **argv, const char
 {
 	static const char *const args[] = {"TARGET"};
 	struct filter_options opt;
-	int code = filter_options_read(cmd, argc, argv, &opt);
+	const int code = filter_args_read(cmd, argc, argv, args, 1, 1, &opt);
 
-	if (code == 0)
-		code = cmd_args_check(cmd, argc, argv, args, 1, 1);
 	if (code)
 		return code;
 	struct filter_call call = {
@@ -491,11 +483,12 @@ const struct command cmd_filter_cost = {
         .synopsis = "TARGET [--json]",
         .summary = "Show what each stage of an open image costs",
         .details =
-                "Operations and bytes are exact; latencies and CPU time are taken of one request "
-                "in eight.\n"
+                "Operations and bytes are exact; latencies are taken of one request in eight.  CPU "
+                "time is that\n"
+                "of requests, estimated, and of what a filter does in the background.\n"
                 "Below the request stages is the storage.  Chunk stages work when a group is "
                 "committed: no\n"
                 "request waits for them, and their share is of the time that commits took.",
-        .options = json_option,
+        .options = cmd_json_option,
         .run = cost_run,
 };

@@ -46,6 +46,14 @@ int filter_options_read(
 	return 0;
 }
 
+int filter_args_read(const struct command *cmd, int argc, char **argv, const char *const *names,
+        int min, int max, struct filter_options *ret_opt)
+{
+	const int code = filter_options_read(cmd, argc, argv, ret_opt);
+
+	return code ? code : cmd_args_check(cmd, argc, argv, names, min, max);
+}
+
 static int call_fill(void *arg, const struct target *t, json_t *request)
 {
 	struct filter_call *c = arg;
@@ -187,12 +195,10 @@ static const struct command *const filter_commands[] = {
         NULL,
 };
 
-static const struct cmd_option no_options[] = {{0}};
-
 const struct command cmd_filter = {
         .name = "filter",
         .synopsis = "COMMAND ...",
         .summary = "Show and change the filter stacks of images and directories",
-        .options = no_options,
+        .options = cmd_no_options,
         .group = filter_commands,
 };

@@ -16,6 +16,10 @@ struct filter_options {
 int filter_options_read(const struct command *cmd, int argc, char **argv,
         struct filter_options *ret_opt) MUST_CHECK;
 
+/* The same, and then the arguments: from min to max, as cmd_args_check. */
+int filter_args_read(const struct command *cmd, int argc, char **argv, const char *const *names,
+        int min, int max, struct filter_options *ret_opt) MUST_CHECK;
+
 /* A request to be filled in with what a command line says. */
 struct filter_call {
 	struct target_query q; /* first; q.arg points to the call */

@@ -8,11 +8,6 @@
 #include "tools/print.h"
 #include "tools/target.h"
 
-static const struct cmd_option gc_options[] = {
-        {'j', "json", NULL, "print JSON"},
-        {0},
-};
-
 static int gc_report_fn(void *arg, struct datastore *ds, struct progress *progress,
         json_t **ret_json, struct errmsg *em)
 {
@@ -68,6 +63,6 @@ const struct command cmd_gc = {
         .details = "A mounted datastore does this by itself in the background; the command does "
                    "all of\n"
                    "it at once and reports.",
-        .options = gc_options,
+        .options = cmd_json_option,
         .run = gc_run,
 };

@@ -7,11 +7,6 @@
 #include "tools/print.h"
 #include "tools/target.h"
 
-static const struct cmd_option images_options[] = {
-        {'j', "json", NULL, "print JSON"},
-        {0},
-};
-
 static int images_report(void *arg, struct datastore *ds, struct progress *progress,
         json_t **ret_json, struct errmsg *em)
 {
@@ -61,6 +56,6 @@ const struct command cmd_images = {
         .details = "Unique bytes are in chunks that only this image refers to: deleting it frees "
                    "them\n"
                    "(less compression).  Shared bytes are in chunks that other images have too.",
-        .options = images_options,
+        .options = cmd_json_option,
         .run = images_run,
 };

@@ -35,8 +35,14 @@ static const struct cmd_option key_options[] = {
         {0},
 };
 
+#define SECRETS_MAX 16 /* as many as a key has slots */
+
 struct key_args {
-	struct secret_source secret, new_secret;
+	struct secret_source secrets[SECRETS_MAX]; /* [0]: asked for where none is given */
+	unsigned n_secrets;
+	bool recovery_next; /* the next one is a recovery key */
+	bool too_many;
+	struct secret_source new_secret;
 	bool wait, json;
 	const char *target, *name, *slot; /* slot NULL: not given */
 };
@@ -46,9 +52,9 @@ typedef void key_print_fn(const struct key_args *a, const json_t *json);
 struct key_action {
 	const char *name;
 	const char *op;
-	int n_args; /* TARGET, NAME, SLOT */
-	bool secret, new_secret;
-	bool create; /* the secret is a new one: asked for twice */
+	int n_args;                       /* TARGET, NAME, SLOT */
+	bool secret, new_secret, several; /* several: more secrets than one may be given */
+	bool create;                      /* the secret is a new one: asked for twice */
 	key_print_fn *print;
 };
 
@@ -124,14 +130,14 @@ static void print_rotated(const struct key_args *a, const json_t *json)
 }
 
 static const struct key_action actions[] = {
-        {"create", "key-create", 2, true, false, true, print_created},
-        {"unlock", "key-unlock", 2, true, false, false, print_unlocked},
-        {"lock", "key-lock", 2, false, false, false, print_locked},
-        {"add", "key-add", 2, true, true, false, print_added},
-        {"remove", "key-remove", 3, false, false, false, print_removed},
-        {"rotate", "key-rotate", 2, true, false, false, print_rotated},
-        {"recovery", "key-add", 2, true, false, false, print_recovery},
-        {"delete", "key-delete", 2, false, false, false, print_deleted},
+        {"create", "key-create", 2, true, false, false, true, print_created},
+        {"unlock", "key-unlock", 2, true, false, false, false, print_unlocked},
+        {"lock", "key-lock", 2, false, false, false, false, print_locked},
+        {"add", "key-add", 2, true, true, false, false, print_added},
+        {"remove", "key-remove", 3, false, false, false, false, print_removed},
+        {"rotate", "key-rotate", 2, true, false, true, false, print_rotated},
+        {"recovery", "key-add", 2, true, false, false, false, print_recovery},
+        {"delete", "key-delete", 2, false, false, false, false, print_deleted},
 };
 
 /* --- list --- */
@@ -212,6 +218,16 @@ static int list_run(const struct key_args *a)
 
 /* --- the others --- */
 
+/* To fields, or where these are lists, to their ends. */
+static bool text_put(json_t *request, const char *field, const char *text)
+{
+	json_t *list = json_object_get(request, field);
+
+	if (list)
+		return json_array_append_new(list, json_string(text)) == 0;
+	return json_object_set_new(request, field, json_string(text)) == 0;
+}
+
 static int secret_put(json_t *request, const char *kind_field, const char *field,
         const struct secret_source *from, const struct key_args *a, bool twice)
 {
@@ -222,10 +238,23 @@ static int secret_put(json_t *request, const char *kind_field, const char *field
 	snprintf(what, sizeof(what), "key '%.80s'", a->name);
 	if (secret_get(from, what, twice, &s, &em) < 0)
 		return cmd_fail(WEIR_EXIT_FAILED, "%s", em.text);
-	const bool good = json_object_set_new(request, kind_field, json_string(s.kind)) == 0 &&
-	                  json_object_set_new(request, field, json_string(s.base64)) == 0;
+	const bool good =
+	        text_put(request, kind_field, s.kind) && text_put(request, field, s.base64);
 	secret_text_release(&s);
 	return good ? 0 : cmd_fail(WEIR_EXIT_FAILED, "out of memory");
+}
+
+/* The first, and more in lists. */
+static int secrets_put(json_t *request, const struct key_args *a, bool twice)
+{
+	int code = secret_put(request, "kind", "secret", &a->secrets[0], a, twice);
+
+	if (a->n_secrets > 1 && (json_object_set_new(request, "kinds", json_array()) < 0 ||
+	                                json_object_set_new(request, "secrets", json_array()) < 0))
+		return cmd_fail(WEIR_EXIT_FAILED, "out of memory");
+	for (unsigned i = 1; code == 0 && i < a->n_secrets; i++)
+		code = secret_put(request, "kinds", "secrets", &a->secrets[i], a, false);
+	return code;
 }
 
 /* 0, or an exit code, reported. */
@@ -234,7 +263,7 @@ static int request_fill(json_t *request, const struct key_action *action, const 
 	int code = 0;
 
 	if (action->secret)
-		code = secret_put(request, "kind", "secret", &a->secret, a, action->create);
+		code = secrets_put(request, a, action->create);
 	if (code == 0 && action->new_secret)
 		code = secret_put(request, "new_kind", "new_secret", &a->new_secret, a, true);
 	if (code == 0 && action->print == print_recovery &&
@@ -289,17 +318,27 @@ static int action_run(const struct key_action *action, const struct key_args *a)
 
 /* --- the command line --- */
 
+static void secret_add(struct key_args *a, struct secret_source s)
+{
+	if (a->n_secrets < SECRETS_MAX)
+		a->secrets[a->n_secrets++] = s;
+	else
+		a->too_many = true;
+}
+
 static void option_take(struct key_args *a, int id)
 {
 	switch (id) {
 	case OPTION_KEY_FILE:
-		a->secret.key_file = optarg;
+		secret_add(a, (struct secret_source){.key_file = optarg});
 		break;
 	case OPTION_PASSPHRASE_FILE:
-		a->secret.passphrase_file = optarg;
+		secret_add(a, (struct secret_source){
+		                      .passphrase_file = optarg, .recovery = a->recovery_next});
+		a->recovery_next = false;
 		break;
 	case OPTION_RECOVERY:
-		a->secret.recovery = true;
+		a->recovery_next = true;
 		break;
 	case OPTION_NEW_KEY_FILE:
 		a->new_secret.key_file = optarg;
@@ -314,6 +353,17 @@ static void option_take(struct key_args *a, int id)
 		a->json = true;
 		break;
 	}
+}
+
+/* --recovery after the only file is of that one; with no file behind it, the key is asked for. */
+static void secrets_settle(struct key_args *a)
+{
+	if (!a->recovery_next)
+		return;
+	if (a->n_secrets == 1 && a->secrets[0].passphrase_file)
+		a->secrets[0].recovery = true;
+	else
+		secret_add(a, (struct secret_source){.recovery = true});
 }
 
 static const struct key_action *action_find(const char *name)
@@ -340,18 +390,18 @@ static int refuse_action(const struct command *cmd, const char *name)
 static int args_refuse(
         const struct command *cmd, const struct key_action *action, const struct key_args *a)
 {
-	const struct secret_source *s = &a->secret, *n = &a->new_secret;
+	const struct secret_source *n = &a->new_secret;
 	const char *name = action ? action->name : "list";
-	const bool secret = s->key_file || s->passphrase_file || s->recovery;
 
-	if (secret && !(action && action->secret))
+	if (a->n_secrets > 0 && !(action && action->secret))
 		return cmd_misused(cmd, "%s takes no secret", name);
 	if ((n->key_file || n->passphrase_file) && !(action && action->new_secret))
 		return cmd_misused(cmd, "%s adds no secret", name);
-	if ((s->key_file && (s->passphrase_file || s->recovery)) ||
-	        (n->key_file && n->passphrase_file))
+	if ((a->n_secrets > 1 && !action->several) || (n->key_file && n->passphrase_file))
 		return cmd_misused(cmd, "give one secret: a key file or a passphrase");
-	if (action && action->create && s->recovery)
+	if (a->too_many)
+		return cmd_misused(cmd, "a key has at most %d secrets", SECRETS_MAX);
+	if (action && action->create && a->secrets[0].recovery)
 		return cmd_misused(cmd, "a key is not created with a recovery key");
 	if (a->wait && !(action && action->print == print_rotated))
 		return cmd_misused(cmd, "%s has nothing to wait for", name);
@@ -370,6 +420,7 @@ static int key_run(const struct command *cmd, int argc, char **argv)
 	secret_protect();
 	while ((id = cmd_option_next(cmd, argc, argv)) > 0)
 		option_take(&a, id);
+	secrets_settle(&a);
 	if (id < 0 || cmd_args_check(cmd, argc, argv, names, 1, -1))
 		return WEIR_EXIT_USAGE;
 	const char *word = argv[optind];
@@ -403,7 +454,10 @@ const struct command cmd_key = {
                 "  recovery TARGET NAME     make a recovery key, and show it once\n"
                 "  rotate TARGET NAME       a new data key; images are rewritten with it\n"
                 "  delete TARGET NAME       forget a key that nothing uses\n"
-                "Without an option a passphrase is asked for on the terminal.",
+                "Without an option a passphrase is asked for on the terminal.  rotate takes "
+                "several "
+                "secrets:\n"
+                "each of them opens the key afterwards.",
         .options = key_options,
         .run = key_run,
 };

@@ -9,11 +9,6 @@
 #include "tools/filter.h"
 #include "tools/print.h"
 
-static const struct cmd_option json_option[] = {
-        {'j', "json", NULL, "print JSON"},
-        {0},
-};
-
 static const struct cmd_option apply_options[] = {
         {'f', "force", NULL, "although a rule speaks against a stage; recorded"},
         {'r', "recursive", NULL, "of a directory: also to all that is in it"},
@@ -27,10 +22,8 @@ static int policy_call(
 {
 	static const char *const args[] = {"TARGET", "NAME"};
 	struct filter_options opt;
-	int code = filter_options_read(cmd, argc, argv, &opt);
+	const int code = filter_args_read(cmd, argc, argv, args, 2, 2, &opt);
 
-	if (code == 0)
-		code = cmd_args_check(cmd, argc, argv, args, 2, 2);
 	if (code)
 		return code;
 	struct filter_call call = {
@@ -76,7 +69,7 @@ static const struct command cmd_policy_save = {
         .name = "policy save",
         .synopsis = "TARGET NAME [--json]",
         .summary = "Save the stack of an image or directory under a name",
-        .options = json_option,
+        .options = cmd_json_option,
         .run = save_run,
 };
 
@@ -131,10 +124,8 @@ static int list_run(const struct command *cmd, int argc, char **argv)
 {
 	static const char *const args[] = {"TARGET"};
 	struct filter_options opt;
-	int code = filter_options_read(cmd, argc, argv, &opt);
+	const int code = filter_args_read(cmd, argc, argv, args, 1, 1, &opt);
 
-	if (code == 0)
-		code = cmd_args_check(cmd, argc, argv, args, 1, 1);
 	if (code)
 		return code;
 	struct filter_call call = {
@@ -155,7 +146,7 @@ static const struct command cmd_policy_list = {
         .name = "policy list",
         .synopsis = "TARGET [--json]",
         .summary = "List the policies of a datastore",
-        .options = json_option,
+        .options = cmd_json_option,
         .run = list_run,
 };
 
@@ -175,7 +166,7 @@ static const struct command cmd_policy_delete = {
         .name = "policy delete",
         .synopsis = "TARGET NAME [--json]",
         .summary = "Forget a policy",
-        .options = json_option,
+        .options = cmd_json_option,
         .run = delete_run,
 };
 
@@ -187,12 +178,10 @@ static const struct command *const policy_commands[] = {
         NULL,
 };
 
-static const struct cmd_option no_options[] = {{0}};
-
 const struct command cmd_policy = {
         .name = "policy",
         .synopsis = "COMMAND ...",
         .summary = "Save stacks of filters under names, and apply them",
-        .options = no_options,
+        .options = cmd_no_options,
         .group = policy_commands,
 };

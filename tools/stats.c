@@ -10,11 +10,6 @@
 #include "tools/print.h"
 #include "tools/target.h"
 
-static const struct cmd_option stats_options[] = {
-        {'j', "json", NULL, "print JSON"},
-        {0},
-};
-
 /* Images asked for, as paths relative to the datastore's top. */
 struct stats_images {
 	const char *const *paths;
@@ -235,6 +230,6 @@ const struct command cmd_stats = {
                    "images are listed then, with exact counts of unique and shared bytes.  A "
                    "TARGET that is\n"
                    "an image inside a mount is taken as that IMAGE.",
-        .options = stats_options,
+        .options = cmd_json_option,
         .run = stats_run,
 };

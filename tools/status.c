@@ -11,11 +11,6 @@
 #include "tools/print.h"
 #include "tools/target.h"
 
-static const struct cmd_option status_options[] = {
-        {'j', "json", NULL, "print JSON"},
-        {0},
-};
-
 /* When it was written to last: every commit writes the metadata, nothing else does. */
 static uint64_t last_commit_of_files(const char *dir)
 {
@@ -171,6 +166,6 @@ const struct command cmd_status = {
         .name = "status",
         .synopsis = "TARGET [--json]",
         .summary = "Say whether and how a datastore is mounted, and its health",
-        .options = status_options,
+        .options = cmd_json_option,
         .run = status_run,
 };

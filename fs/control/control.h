@@ -47,6 +47,7 @@ struct control_request {
 	const char *kind, *secret, *new_kind, *new_secret;
 	const char *other, *other_name, *holder;
 	struct control_texts images, settings, args; /* items NULL: not given */
+	struct control_texts kinds, secrets;         /* further ones */
 	bool full, lazy, force, recursive, wait, verify;
 	uint64_t slot, offset;
 	bool slot_given;

@@ -40,6 +40,8 @@ static const struct field fields[] = {
         {"images", FIELD_TEXTS, AT(images)},
         {"settings", FIELD_TEXTS, AT(settings)},
         {"args", FIELD_TEXTS, AT(args)},
+        {"kinds", FIELD_TEXTS, AT(kinds)},
+        {"secrets", FIELD_TEXTS, AT(secrets)},
         {"full", FIELD_FLAG, AT(full)},
         {"lazy", FIELD_FLAG, AT(lazy)},
         {"force", FIELD_FLAG, AT(force)},
@@ -50,10 +52,8 @@ static const struct field fields[] = {
         {"offset", FIELD_NUMBER, AT(offset)},
 };
 
-static void text_wipe(const json_t *json, const char *name)
+static void text_wipe(const json_t *value)
 {
-	const json_t *value = json_object_get(json, name);
-
 	/* The library gives its own buffer; nobody reads it after this. */
 	if (json_is_string(value))
 		explicit_bzero(
@@ -62,11 +62,17 @@ static void text_wipe(const json_t *json, const char *name)
 
 void control_request_release(struct control_request *req)
 {
-	text_wipe(req->json, "secret");
-	text_wipe(req->json, "new_secret");
+	const json_t *more = json_object_get(req->json, "secrets");
+
+	text_wipe(json_object_get(req->json, "secret"));
+	text_wipe(json_object_get(req->json, "new_secret"));
+	for (size_t i = 0; i < json_array_size(more); i++)
+		text_wipe(json_array_get(more, i));
 	free(req->images.items);
 	free(req->settings.items);
 	free(req->args.items);
+	free(req->kinds.items);
+	free(req->secrets.items);
 	json_decref(req->json);
 	*req = (struct control_request){0};
 }

@@ -298,10 +298,27 @@ static int change_make(struct change *c, struct errmsg *em)
 
 /* --- the whole --- */
 
+/* A stage that must see what is read is new, or looks for something else now. */
+static bool step_sees_reads(const struct change *c, const struct step *s)
+{
+	const int at = stack_plan_find(&c->next->plan, s->link);
+
+	return at >= 0 && c->next->plan.items[at].capabilities & STAGE_SEES_READS;
+}
+
+static bool change_sees_reads(const struct change *c)
+{
+	for (unsigned i = 0; i < c->n; i++)
+		if (step_sees_reads(c, &c->steps[i]))
+			return true;
+	return false;
+}
+
 /* Of the last step, unless one before it is going to take time. */
 static struct change_result result_of(const struct change *c)
 {
-	struct change_result res = {.state = manifest_state_name(STACK_ACTIVE)};
+	struct change_result res = {
+	        .state = manifest_state_name(STACK_ACTIVE), .sees_reads = change_sees_reads(c)};
 
 	for (unsigned i = 0; i < c->n; i++) {
 		const struct step *s = &c->steps[i];

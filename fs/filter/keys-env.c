@@ -93,6 +93,11 @@ static void env_path_of(void *arg, uint64_t ino, char *buf, size_t cap)
 		snprintf(buf, cap, "inode %llu", (unsigned long long)ino);
 }
 
+static void env_forget_pages(void *arg, uint64_t ino)
+{
+	manager_forget_pages(arg, ino);
+}
+
 static int env_move(void *arg, const struct filter_caller *who, uint64_t ino, uint32_t from,
         uint32_t to, struct errmsg *em)
 {
@@ -127,6 +132,7 @@ int keys_new(struct manager *m, struct keys **ret_keys, struct errmsg *em)
 	        .domain_lock = env_domain_lock,
 	        .image_open = env_image_open,
 	        .path_of = env_path_of,
+	        .forget_pages = env_forget_pages,
 	        .move = env_move,
 	        .wait = env_wait,
 	};

@@ -69,8 +69,21 @@ static int op_add(struct keys *k, struct control_context *ctx, const struct cont
 static int op_rotate(struct keys *k, struct control_context *ctx, const struct control_request *req,
         const struct secret *s, json_t **ret_json, struct errmsg *em)
 {
-	return key_rotate(
-	        k, &ctx->who, req->name, s, req->wait, ctx->progress, ctx->arg, ret_json, em);
+	struct secret all[KEYS_SLOTS_MAX] = {*s};
+	unsigned n = 1;
+	int r = 0;
+
+	if (req->kinds.n != req->secrets.n || req->secrets.n >= KEYS_SLOTS_MAX)
+		return errmsg_set(em, -EINVAL, "there are at most %u secrets, each of a kind",
+		        KEYS_SLOTS_MAX);
+	for (; r == 0 && n <= req->secrets.n; n++)
+		r = secret_parse(req->kinds.items[n - 1], req->secrets.items[n - 1], &all[n], em);
+	if (r == 0)
+		r = key_rotate(k, &ctx->who, req->name, all, n, req->wait, ctx->progress, ctx->arg,
+		        ret_json, em);
+	while (n-- > 1)
+		secret_release(&all[n]);
+	return r;
 }
 
 static int run_create(struct control_context *ctx, const struct control_request *req,

@@ -55,6 +55,8 @@ struct keys_env {
 	/* Is this image open, or at work in the background?  Inside the lock. */
 	bool (*image_open)(void *arg, uint64_t ino);
 	void (*path_of)(void *arg, uint64_t ino, char *buf, size_t cap);
+	/* Nothing held: nothing of this image stays in the kernel's page cache. */
+	void (*forget_pages)(void *arg, uint64_t ino);
 	/* Inside the lock: change_domain of manager-private.h. */
 	int (*move)(void *arg, const struct filter_caller *who, uint64_t ino, uint32_t from,
 	        uint32_t to, struct errmsg *em);
@@ -196,10 +198,13 @@ int key_remove(struct keys *k, const struct filter_caller *who, const char *name
         struct errmsg *em) MUST_CHECK;
 int key_delete(struct keys *k, const struct filter_caller *who, const char *name,
         struct errmsg *em) MUST_CHECK;
-/* wait: until all images are in the new domain. */
+/*
+ * Each secret opens a slot of the key now, and opens it afterwards; the other slots are dropped.
+ * n: 1..KEYS_SLOTS_MAX.  wait: until all images are in the new domain.
+ */
 int key_rotate(struct keys *k, const struct filter_caller *who, const char *name,
-        const struct secret *s, bool wait, gc_progress_fn *fn, void *fn_arg, json_t **ret_json,
-        struct errmsg *em) MUST_CHECK;
+        const struct secret *secrets, unsigned n, bool wait, gc_progress_fn *fn, void *fn_arg,
+        json_t **ret_json, struct errmsg *em) MUST_CHECK;
 /* A domain that a key is rotated from: gone, if nothing needs it any more.  With op_lock held. */
 int key_domain_settle(struct keys *k, uint32_t domain) MUST_CHECK;
 /* Goes on with a rotation that was cut off: images still in old domains are moved.  op_lock held. */

@@ -8,8 +8,8 @@
  *	the last job of an old domain ends     keys_domain_left, or the next unlock, takes the
  *	                                       domain's slots away and forgets its key
  *
- * A new data key can be wrapped only for the secret that is given: the others are not known.  So
- * the new domain has one slot, with the number that this secret's slot has in the old one; the
+ * A new data key can be wrapped only for the secrets that are given: the others are not known.  So
+ * the new domain has a slot for each of them, with the number that its slot has in the old one; the
  * result names those that are to be added again.
  *
  * Directories are moved before images, and the rows are looked at again until none is left in an
@@ -196,16 +196,33 @@ int key_rotate_resume(
 
 /* --- rotating --- */
 
-/* Wraps a new data key for the secret and puts it into the keyring. */
-static int domain_new(struct keys *k, const char *name, const struct secret *s, uint32_t domain,
-        unsigned slot, uint8_t ret_bytes[KEYSLOT_BYTES_MAX], size_t *ret_len, struct errmsg *em)
+/* A secret that is kept, and its slot. */
+struct kept {
+	const struct secret *s;
+	unsigned slot;
+	uint8_t bytes[KEYSLOT_BYTES_MAX]; /* of the new domain */
+	size_t len;
+};
+
+struct kept_list {
+	struct kept slots[KEYS_SLOTS_MAX];
+	unsigned n;
+};
+
+/* Wraps a new data key for the secrets and puts it into the keyring. */
+static int domain_new(struct keys *k, const char *name, uint32_t domain, struct kept_list *kept,
+        struct errmsg *em)
 {
 	uint8_t data_key[SEAL_KEY_LEN];
 	int r = key_random(data_key);
 
 	if (r < 0)
 		return errmsg_set(em, r, "there are no random bytes for a key");
-	r = keyslot_wrap(s->kind, domain, slot, s->data, s->len, data_key, ret_bytes, ret_len, em);
+	for (unsigned i = 0; r == 0 && i < kept->n; i++) {
+		struct kept *t = &kept->slots[i];
+		r = keyslot_wrap(t->s->kind, domain, t->slot, t->s->data, t->s->len, data_key,
+		        t->bytes, &t->len, em);
+	}
 	if (r == 0) {
 		r = keyring_add(k->env.keyring, domain, data_key);
 		if (r < 0)
@@ -216,8 +233,9 @@ static int domain_new(struct keys *k, const char *name, const struct secret *s, 
 }
 
 static int rotate_rows(struct keys *k, const struct filter_caller *who, const struct named_key *key,
-        unsigned slot, const uint8_t *bytes, size_t len, struct errmsg *em)
+        const struct kept_list *kept, struct errmsg *em)
 {
+	struct key_row rows[KEYS_SLOTS_MAX + 1];
 	const uint32_t to = key->domains[0].id, from = key->domains[1].id;
 	CLEANUP(free_ptr) char *text = key_encode(key);
 	char old[32], new[32];
@@ -227,12 +245,13 @@ static int rotate_rows(struct keys *k, const struct filter_caller *who, const st
 	snprintf(old, sizeof(old), "crypto domain %u", from);
 	snprintf(new, sizeof(new), "crypto domain %u", to);
 	const struct key_note note = {who, "key rotate", key->name, old, new};
-	const struct key_row rows[] = {
-	        {RECORD_KEYSLOT, to, slot, bytes, len},
-	        {RECORD_KEY, 0, key->number, text, strlen(text)},
-	};
+	for (unsigned i = 0; i < kept->n; i++) {
+		const struct kept *t = &kept->slots[i];
+		rows[i] = (struct key_row){RECORD_KEYSLOT, to, t->slot, t->bytes, t->len};
+	}
+	rows[kept->n] = (struct key_row){RECORD_KEY, 0, key->number, text, strlen(text)};
 	k->env.lock(k->env.arg);
-	int r = keys_rows(k, &note, rows, ARRAY_SIZE(rows), em);
+	int r = keys_rows(k, &note, rows, kept->n + 1, em);
 	if (r == 0)
 		r = keys_set(k, key); /* replaces: cannot fail */
 	k->env.unlock(k->env.arg);
@@ -242,10 +261,31 @@ static int rotate_rows(struct keys *k, const struct filter_caller *who, const st
 	return r < 0 ? errmsg_set(em, r, "cannot make the new key durable: %s", strerror(-r)) : 0;
 }
 
-static int rotate_check(struct keys *k, const char *name, const struct secret *s,
-        struct named_key *ret_key, unsigned *ret_slot, struct errmsg *em)
+/* The slots that the secrets open; a secret that is given twice counts once. */
+static int slots_find(struct keys *k, const char *name, uint32_t domain,
+        const struct secret *secrets, unsigned n, struct kept_list *ret_kept, struct errmsg *em)
 {
 	uint8_t data_key[SEAL_KEY_LEN];
+
+	ret_kept->n = 0;
+	for (unsigned i = 0; i < n; i++) {
+		unsigned slot = 0, at = 0;
+		const int r = slots_open(k->env.ns, domain, &secrets[i], &slot, data_key);
+		key_wipe(data_key, sizeof(data_key));
+		if (r < 0)
+			return key_refuse_secret(name, &secrets[i], r, em);
+		while (at < ret_kept->n && ret_kept->slots[at].slot != slot)
+			at++;
+		if (at == ret_kept->n)
+			ret_kept->slots[ret_kept->n++] =
+			        (struct kept){.s = &secrets[i], .slot = slot};
+	}
+	return 0;
+}
+
+static int rotate_check(struct keys *k, const char *name, const struct secret *secrets, unsigned n,
+        struct named_key *ret_key, struct kept_list *ret_kept, struct errmsg *em)
+{
 	struct named_key key;
 	uint32_t current = 0;
 	int r = keys_find(k, name, &key, em);
@@ -259,12 +299,10 @@ static int rotate_check(struct keys *k, const char *name, const struct secret *s
 		        "key '%s' is being rotated from %u domains already: wait until its images "
 		        "have moved (weir status %s)",
 		        name, KEYS_DOMAINS_MAX - 1, k->env.dir);
-	r = slots_open(k->env.ns, current, s, ret_slot, data_key);
-	key_wipe(data_key, sizeof(data_key));
-	if (r < 0)
-		return key_refuse_secret(name, s, r, em);
-	*ret_key = key;
-	return 0;
+	r = slots_find(k, name, current, secrets, n, ret_kept, em);
+	if (r == 0)
+		*ret_key = key;
+	return r;
 }
 
 /* Slots that open the domain before, but not the new one. */
@@ -290,26 +328,24 @@ static json_t *dropped_json(struct keys *k, const struct named_key *key)
 
 /* op_lock held.  *ret_key: as it is now, with the new domain; *ret_dropped: also after an error. */
 static int rotate(struct keys *k, const struct filter_caller *who, const char *name,
-        const struct secret *s, struct named_key *ret_key, struct moves *done, json_t **ret_dropped,
-        struct errmsg *em)
+        const struct secret *secrets, unsigned n, struct named_key *ret_key, struct moves *done,
+        json_t **ret_dropped, struct errmsg *em)
 {
-	uint8_t bytes[KEYSLOT_BYTES_MAX];
-	size_t len = 0;
+	struct kept_list kept;
 	struct named_key key;
-	unsigned slot = 0;
 	uint32_t domain = 0;
-	int r = rotate_check(k, name, s, &key, &slot, em);
+	int r = rotate_check(k, name, secrets, n, &key, &kept, em);
 
 	if (r == 0)
 		r = keys_number(k, &domain, em);
 	if (r == 0)
-		r = domain_new(k, name, s, domain, slot, bytes, &len, em);
+		r = domain_new(k, name, domain, &kept, em);
 	if (r < 0)
 		return r;
 	memmove(key.domains + 1, key.domains, key.n_domains * sizeof(key.domains[0]));
 	key.domains[0] = (struct key_domain){domain, true};
 	key.n_domains++;
-	r = rotate_rows(k, who, &key, slot, bytes, len, em);
+	r = rotate_rows(k, who, &key, &kept, em);
 	struct named_key there;
 	if (r < 0) {
 		if (keys_find_domain(k, domain, &there) < 0 &&
@@ -338,15 +374,15 @@ static int wait_all(struct keys *k, const struct moves *done, gc_progress_fn *fn
 }
 
 int key_rotate(struct keys *k, const struct filter_caller *who, const char *name,
-        const struct secret *s, bool wait, gc_progress_fn *fn, void *fn_arg, json_t **ret_json,
-        struct errmsg *em)
+        const struct secret *secrets, unsigned n, bool wait, gc_progress_fn *fn, void *fn_arg,
+        json_t **ret_json, struct errmsg *em)
 {
 	struct moves done = {0};
 	struct named_key key;
 	json_t *dropped = NULL;
 
 	pthread_mutex_lock(&k->op_lock);
-	int r = rotate(k, who, name, s, &key, &done, &dropped, em);
+	int r = rotate(k, who, name, secrets, n, &key, &done, &dropped, em);
 	pthread_mutex_unlock(&k->op_lock);
 	if (r == 0 && wait)
 		r = wait_all(k, &done, fn, fn_arg, em);

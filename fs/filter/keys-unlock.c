@@ -117,15 +117,20 @@ static int found_job(void *arg, uint64_t owner, uint64_t id, const void *value, 
 	return 1;
 }
 
+static bool key_has_domain(const struct named_key *key, uint32_t domain)
+{
+	for (unsigned d = 0; d < key->n_domains; d++)
+		if (key->domains[d].id == domain)
+			return true;
+	return false;
+}
+
 static int busy_image(void *arg, uint64_t ino, uint64_t link, uint32_t domain)
 {
 	struct busy *b = arg;
-	bool of_key = false;
 
 	(void)link;
-	for (unsigned d = 0; d < b->key->n_domains; d++)
-		of_key = of_key || b->key->domains[d].id == domain;
-	if (!of_key)
+	if (!key_has_domain(b->key, domain))
 		return 0;
 	bool busy = b->k->env.image_open(b->k->env.arg, ino);
 	if (!busy) {
@@ -187,6 +192,27 @@ static int lock(struct keys *k, const struct named_key *key, struct errmsg *em)
 	return r;
 }
 
+static int forget_image(void *arg, uint64_t ino, uint64_t link, uint32_t domain)
+{
+	const struct busy *b = arg;
+
+	(void)link;
+	if (key_has_domain(b->key, domain))
+		b->k->env.forget_pages(b->k->env.arg, ino);
+	return 0;
+}
+
+/* What the kernel has read of the images while they were open is plaintext, too. */
+static void forget_pages(struct keys *k, const struct named_key *key)
+{
+	struct busy b = {.k = k, .key = key};
+	const int r = keys_attachments(k->env.ns, forget_image, &b);
+
+	if (r < 0)
+		log_warn("key '%s': the kernel's page cache may keep what was read with it: %s",
+		        key->name, strerror(-r));
+}
+
 int key_lock(struct keys *k, const struct filter_caller *who, const char *name, json_t **ret_json,
         struct errmsg *em)
 {
@@ -204,5 +230,7 @@ int key_lock(struct keys *k, const struct filter_caller *who, const char *name, 
 		r = images_json(k, &key, ret_json);
 	}
 	pthread_mutex_unlock(&k->op_lock);
+	if (r == 0)
+		forget_pages(k, &key);
 	return r;
 }

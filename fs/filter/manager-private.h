@@ -54,6 +54,7 @@ struct filter_image {
 
 	pthread_mutex_t notes_lock; /* guards what follows */
 	char reason[ERRMSG_LEN];    /* why it did not open; "": it did, or nobody tried */
+	bool locked;                /* that was its key */
 	struct link_note notes[STACK_LINKS_MAX];
 	unsigned next_note;
 };
@@ -66,6 +67,8 @@ struct manager {
 	struct keys *keys;
 	struct jobs *jobs;
 	struct notices *notices;
+	manager_invalidate_fn *invalidate; /* NULL: nothing is cached elsewhere */
+	void *invalidate_arg;
 
 	pthread_mutex_t lock;
 	pthread_mutex_t record_lock; /* guards the marks, too */
@@ -78,6 +81,9 @@ struct manager {
 	pthread_mutex_t images_lock;
 	struct filter_image *images[FILTER_IMAGE_BUCKETS];
 };
+
+/* The kernel drops what it caches of an inode.  Nothing held: it may wait for writes. */
+void manager_forget_pages(struct manager *m, uint64_t ino);
 
 /* --- rows --- */
 /*
@@ -150,6 +156,7 @@ void images_unopenable(struct manager *m, image_reason_fn *fn, void *arg);
 struct change_result {
 	uint64_t link;
 	const char *state; /* "active", "converting in", "converting out", "gone" */
+	bool sees_reads;   /* manager_forget_pages() is due, once nothing is held */
 };
 /* With manager.lock held. */
 int change_attach(struct manager *m, const struct filter_caller *who, const struct target *t,

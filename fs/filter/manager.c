@@ -29,6 +29,7 @@ static int begin(struct manager *m, bool anyway, struct errmsg *em)
 	if (r < 0)
 		return errmsg_set(em, r, "cannot change anything: %s", strerror(-r));
 	pthread_mutex_lock(&m->record_lock);
+	audit_warm(m->ds->ns);
 	store_enter(m->ds->store);
 	return 0;
 }
@@ -200,6 +201,18 @@ void manager_free(struct manager *m)
 	pthread_mutex_destroy(&m->record_lock);
 	pthread_mutex_destroy(&m->images_lock);
 	free(m);
+}
+
+void manager_set_invalidate(struct manager *m, manager_invalidate_fn *fn, void *arg)
+{
+	m->invalidate = fn;
+	m->invalidate_arg = arg;
+}
+
+void manager_forget_pages(struct manager *m, uint64_t ino)
+{
+	if (m->invalidate)
+		m->invalidate(m->invalidate_arg, ino, NULL);
 }
 
 /* --- status --- */

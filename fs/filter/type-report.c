@@ -7,7 +7,7 @@
 #include "stage/stack.h"
 
 static const char *const capability_names[] = {
-        "transforms", "holds data", "chunks", "needs force", "single", "implicit"};
+        "transforms", "holds data", "chunks", "needs force", "single", "implicit", "sees reads"};
 static const char *const op_names[REQUEST_OPS] = {
         "read", "write", "flush", "discard", "zero", "extents", "resize"};
 static const char *const kind_names[] = {

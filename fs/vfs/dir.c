@@ -283,6 +283,8 @@ static int make_locked(struct vfs *v, struct vnode *dir, const char *name,
 	r = vnode_add(v, &inode, &vn);
 	if (r < 0)
 		return r;
+	if (v->filters.inherit_soon)
+		v->filters.inherit_soon(v->filters.arg, dir->ino);
 	store_enter(v->store);
 	r = make_rows(v, dir, name, mk, &inode);
 	store_leave(v->store);

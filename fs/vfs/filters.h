@@ -25,6 +25,8 @@ struct vfs_filters {
 	 * for requests of the file, not for anybody who opens it.
 	 */
 	void (*close)(void *arg, uint64_t ino, struct pipeline *p);
+	/* Before the gate that inherit() is called in: reads what it is going to read.  May be NULL. */
+	void (*inherit_soon)(void *arg, uint64_t dir);
 	/* Inside the gate, together with the new inode's rows: it inherits the directory's stack. */
 	int (*inherit)(void *arg, uint64_t dir, uint64_t ino);
 	/*

@@ -27,7 +27,7 @@
 
 #include "crypto/kdf.h"
 
-#define BLOCK_LEN     16u
+#define BLOCK_LEN     SEAL_BLOCK_LEN
 #define GCM_NONCE_LEN 12u
 #define GF128_POLY    0x87u
 
@@ -156,6 +156,22 @@ static int object_key(const struct seal_key *k, const uint8_t nonce[SEAL_NONCE_L
 	return r;
 }
 
+int seal_blocks(const struct seal_key *k, const void *in, unsigned n, void *out)
+{
+	struct seal_key *mutable = (struct seal_key *)k; /* as in object_key */
+
+	pthread_mutex_lock(&mutable->lock);
+	const int r = aes_blocks(mutable->aes, in, n, out);
+	pthread_mutex_unlock(&mutable->lock);
+	return r;
+}
+
+int seal_random(void *out, size_t n)
+{
+	ASSERT(n <= INT32_MAX);
+	return RAND_bytes(out, (int)n) == 1 ? 0 : -EIO;
+}
+
 /* --- objects --- */
 
 /* The thread's context, ready for the object. */
@@ -217,8 +233,10 @@ int seal(const struct seal_key *k, const void *aad, size_t aad_len, const void *
 {
 	uint8_t nonce[SEAL_NONCE_LEN];
 
-	if (RAND_bytes(nonce, sizeof(nonce)) != 1)
-		return -EIO;
+	const int r = seal_random(nonce, sizeof(nonce));
+
+	if (r < 0)
+		return r;
 	return seal_with_nonce(k, nonce, aad, aad_len, in, len, out);
 }
 

@@ -37,6 +37,14 @@ int seal(const struct seal_key *k, const void *aad, size_t aad_len, const void *
 /* in of len bytes, overhead included; out holds len - SEAL_OVERHEAD.  Untouched... is void on error. */
 int unseal(const struct seal_key *k, const void *aad, size_t aad_len, const void *in, size_t len,
         uint8_t *out) MUST_CHECK;
+/*
+ * AES-256 of n blocks of 16 bytes, each by itself, under the key as it is: a permutation, for values
+ * that do not come twice or may be told to.  Of a key that nothing is sealed with.  out may be in.
+ */
+int seal_blocks(const struct seal_key *k, const void *in, unsigned n, void *out) MUST_CHECK;
+#define SEAL_BLOCK_LEN 16u
+/* n bytes that nobody can guess. */
+int seal_random(void *out, size_t n) MUST_CHECK;
 /* With a nonce of the caller's, for known-answer tests only. */
 int seal_with_nonce(const struct seal_key *k, const uint8_t nonce[SEAL_NONCE_LEN], const void *aad,
         size_t aad_len, const void *in, size_t len, uint8_t *out) MUST_CHECK;

@@ -11,6 +11,12 @@
  * CPU time needs a system call a reading (CLOCK_THREAD_CPUTIME_ID), some 200-300 ns, so it is read of
  * one request in CPU_SAMPLE, one whose latency is not taken, and what the reading itself costs,
  * measured once, is taken off.
+ *
+ * What a stage does beside the requests that pass it is its cost as well: work and timers (each read
+ * at both ends; of work that is under way, the thread's clock is read when somebody asks, for looking
+ * through an image takes minutes), actions, and requests of its own, of which one in
+ * ACCOUNT_OWN_SAMPLE is measured.  Those take in what the storage below does for them on that
+ * thread: nobody would have asked for it but this stage.
  */
 #include <errno.h>
 #include <string.h>
@@ -50,21 +56,13 @@ void account_sample(struct request *req)
 	t->started_ns = t->boundary_ns = clock_now_ns();
 }
 
-uint64_t account_cpu_now(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
-	return clock_timespec_ns(&ts);
-}
-
 void account_calibrate(void)
 {
 	uint64_t best = UINT64_MAX;
 
 	for (unsigned i = 0; i < 64; i++) {
-		const uint64_t start = account_cpu_now();
-		const uint64_t took = account_cpu_now() - start;
+		const uint64_t start = clock_thread_ns();
+		const uint64_t took = clock_thread_ns() - start;
 		best = MIN(best, took);
 	}
 	atomic_store(&cpu_overhead_ns, best);
@@ -72,13 +70,25 @@ void account_calibrate(void)
 
 void account_cpu(struct account *a, uint64_t since_ns, bool first)
 {
-	const uint64_t took = account_cpu_now() - since_ns;
+	const uint64_t took = clock_thread_ns() - since_ns;
 	const uint64_t overhead = atomic_load_explicit(&cpu_overhead_ns, memory_order_relaxed);
 
 	if (took > overhead)
 		atomic_fetch_add_explicit(&a->cpu_ns, took - overhead, memory_order_relaxed);
 	if (first)
 		atomic_fetch_add_explicit(&a->cpu_samples, 1, memory_order_relaxed);
+}
+
+void account_own_cpu(struct account *a, uint64_t since_ns, unsigned weight)
+{
+	const uint64_t took = clock_thread_ns() - since_ns;
+
+	atomic_fetch_add_explicit(&a->own_cpu_ns, took * weight, memory_order_relaxed);
+}
+
+bool account_own_sampled(void)
+{
+	return draw() % ACCOUNT_OWN_SAMPLE == 0;
 }
 
 /* --- histogram --- */
@@ -211,6 +221,8 @@ static void account_link(struct pipeline *p, struct stage_link *l, struct stage_
 	if (cpu_samples)
 		a.cpu_seconds = (double)atomic_load(&l->account.cpu_ns) / (double)cpu_samples *
 		                (double)n / (double)NS_PER_SEC;
+	const uint64_t own_ns = atomic_load(&l->account.own_cpu_ns) + works_cpu_ns(p->rt->works, l);
+	a.cpu_seconds += (double)own_ns / (double)NS_PER_SEC;
 	const uint64_t whole_ns = atomic_load(&p->whole.sum_ns);
 	if (whole_ns)
 		a.share = MIN(
@@ -220,19 +232,12 @@ static void account_link(struct pipeline *p, struct stage_link *l, struct stage_
 
 int pipeline_account(struct pipeline *p, uint64_t link, struct stage_account *ret_account)
 {
-	int r = -ENOENT;
-
 	pthread_mutex_lock(&p->control);
-	const struct pipeline_version *v = atomic_load(&p->version);
-	if (link == 0) {
+	struct stage_link *l = link ? pipeline_link(p, link) : NULL;
+	if (l)
+		account_link(p, l, ret_account);
+	else if (link == 0)
 		account_whole(p, ret_account);
-		r = 0;
-	}
-	for (unsigned i = 0; i < v->n && r < 0; i++)
-		if (v->links[i]->id == link) {
-			account_link(p, v->links[i], ret_account);
-			r = 0;
-		}
 	pthread_mutex_unlock(&p->control);
-	return r;
+	return l || link == 0 ? 0 : -ENOENT;
 }

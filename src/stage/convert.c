@@ -197,22 +197,12 @@ static int convert_piece(struct stage_link *l, uint64_t len)
 	return r == 0 && empty ? pass_holes(l, from) : r;
 }
 
-static struct stage_link *find(struct pipeline *p, uint64_t link)
-{
-	const struct pipeline_version *v = atomic_load(&p->version);
-
-	for (unsigned i = 0; i < v->n; i++)
-		if (v->links[i]->id == link)
-			return v->links[i];
-	return NULL;
-}
-
 int pipeline_convert(struct pipeline *p, uint64_t link, uint64_t len, bool *ret_done)
 {
 	int r = 0;
 
 	pthread_mutex_lock(&p->control);
-	struct stage_link *l = find(p, link);
+	struct stage_link *l = pipeline_link(p, link);
 	if (!l)
 		r = -ENOENT;
 	else if (!l->transform || l->state == STACK_ACTIVE)

@@ -89,7 +89,11 @@ static void finish(struct request *req)
 	account_trip(req);
 	if (t->owner) {
 		const unsigned level = t->floor;
+		struct account *a = &t->owner->account;
+		const uint64_t since_ns = t->own_cpu_ns;
 		req->complete(req);
+		if (since_ns)
+			account_own_cpu(a, since_ns, ACCOUNT_OWN_SAMPLE);
 		gate_leave_own(p, level);
 		return;
 	}
@@ -138,7 +142,7 @@ static int call_pre(struct stage_link *l, struct request *req, unsigned i)
 
 	if (LIKELY(!req->trip.sampled_cpu))
 		return (int)l->pre(l->arg, req, context);
-	const uint64_t start = account_cpu_now();
+	const uint64_t start = clock_thread_ns();
 	const int verdict = (int)l->pre(l->arg, req, context);
 	account_cpu(&l->account, start, true);
 	return verdict;
@@ -149,7 +153,7 @@ static void call_post(struct request *req, unsigned i)
 	struct stage_link *l = req->trip.version->links[i];
 	struct link_shard *s = &l->account.shards[req->trip.shard];
 	const int before = req->result;
-	const uint64_t start = req->trip.sampled_cpu ? account_cpu_now() : 0;
+	const uint64_t start = req->trip.sampled_cpu ? clock_thread_ns() : 0;
 
 	l->post(l->arg, req, context_of(req, i));
 	if (req->trip.sampled_cpu)
@@ -188,6 +192,7 @@ static bool keep(struct request *req, int *ret_verdict)
 	int expected = TRIP_RUNNING;
 
 	atomic_fetch_add_explicit(&s->kept, 1, memory_order_relaxed);
+	t->own_cpu_ns = 0; /* it may go on on another thread */
 	if (!secured) {
 		waiter_init(&waiter);
 		t->waiter = &waiter;
@@ -328,6 +333,7 @@ void trip_begin(struct request *req, struct stage_link *owner)
 	t->returning = t->owns_data = false;
 	t->data_stays = owner;
 	t->sampled = t->sampled_cpu = false;
+	t->own_cpu_ns = 0;
 	t->contexts = NULL;
 	t->next = NULL;
 	atomic_store_explicit(&t->pend, TRIP_RUNNING, memory_order_relaxed);
@@ -347,6 +353,8 @@ void trip_go_on(struct request *req)
 	const int pend = atomic_exchange(&t->pend, TRIP_RUNNING);
 
 	if (pend == TRIP_START) {
+		if (account_own_sampled())
+			t->own_cpu_ns = clock_thread_ns();
 		trip_start(req);
 		return;
 	}

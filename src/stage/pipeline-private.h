@@ -44,7 +44,8 @@ struct latency {
 struct account {
 	struct link_shard shards[PIPELINE_SHARDS];
 	struct latency latency;
-	_Atomic uint64_t cpu_ns, cpu_samples;
+	_Atomic uint64_t cpu_ns, cpu_samples; /* of sampled requests */
+	_Atomic uint64_t own_cpu_ns; /* beside requests: work that is done, timers, actions */
 };
 
 void latency_record(struct latency *l, uint64_t ns);
@@ -52,8 +53,15 @@ void latency_record(struct latency *l, uint64_t ns);
 void account_trip(const struct request *req);
 /* Decides whether a request is sampled, and for CPU time too. */
 void account_sample(struct request *req);
-uint64_t account_cpu_now(void);
 void account_cpu(struct account *a, uint64_t since_ns, bool first);
+/*
+ * What the calling thread has spent for a stage since then, beside the requests that pass it; weight:
+ * how many such times this one stands for.
+ */
+void account_own_cpu(struct account *a, uint64_t since_ns, unsigned weight);
+/* True for one own request in ACCOUNT_OWN_SAMPLE. */
+bool account_own_sampled(void);
+#define ACCOUNT_OWN_SAMPLE 8u
 void account_calibrate(void);
 
 /* --- links: one attached stage (link.c) --- */
@@ -98,6 +106,8 @@ struct stage_link {
 	/* work.c, under work_lock */
 	enum link_work work;
 	void (*work_fn)(void *stage);
+	clockid_t work_clock; /* CPU time of the thread that runs it, while WORK_RUNNING */
+	uint64_t work_cpu_ns; /* what that said at the beginning */
 	struct stage_link *work_next;
 	uint64_t reserved_bytes; /* under reserve_lock */
 
@@ -159,6 +169,9 @@ struct pipeline {
 
 	struct latency whole;
 };
+
+/* pipeline.c; under control.  NULL: it is not in the stack. */
+struct stage_link *pipeline_link(struct pipeline *p, uint64_t link);
 
 /* --- gate.c --- */
 unsigned gate_shard(void); /* of this thread */
@@ -240,6 +253,8 @@ bool works_add(struct works *w, struct stage_link *l, void (*fn)(void *stage));
 /* What was asked for before the link was in a version. */
 void works_unpark(struct works *w, struct stage_link *l);
 void works_wait(struct works *w, struct stage_link *l);
+/* CPU time of what is under way; what has ended is in the account. */
+uint64_t works_cpu_ns(struct works *w, struct stage_link *l);
 
 /* --- host.c --- */
 extern const struct stage_host pipeline_host;

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "stage/change.h"
 #include "stage/pipeline-private.h"
@@ -92,8 +93,7 @@ void pipeline_close(struct pipeline *p)
 	pipeline_release(p);
 }
 
-/* Under control. */
-static struct stage_link *find(struct pipeline *p, uint64_t link)
+struct stage_link *pipeline_link(struct pipeline *p, uint64_t link)
 {
 	const struct pipeline_version *v = atomic_load(&p->version);
 
@@ -121,18 +121,28 @@ static int unknown_action(const struct stage_type *type, const char *action, str
 	        type->name, action, names);
 }
 
+static int action_call(struct stage_link *l, const char *action, const char *const *args,
+        unsigned n_args, char **ret_json, struct errmsg *em)
+{
+	const uint64_t start_ns = clock_thread_ns();
+	const int r = l->type->action(l->stage, action, args, n_args, ret_json, em);
+
+	account_own_cpu(&l->account, start_ns, 1);
+	return r;
+}
+
 int pipeline_action(struct pipeline *p, uint64_t link, const char *action, const char *const *args,
         unsigned n_args, char **ret_json, struct errmsg *em)
 {
 	pthread_mutex_lock(&p->control);
-	struct stage_link *l = find(p, link);
+	struct stage_link *l = pipeline_link(p, link);
 	int r;
 	if (!l)
 		r = not_attached(link, em);
 	else if (!l->type->action)
 		r = errmsg_set(em, -EOPNOTSUPP, "filter '%s' has no actions", l->type->name);
 	else
-		r = l->type->action(l->stage, action, args, n_args, ret_json, em);
+		r = action_call(l, action, args, n_args, ret_json, em);
 	if (r == -EOPNOTSUPP && em && !em->text[0])
 		unknown_action(l->type, action, em);
 	pthread_mutex_unlock(&p->control);
@@ -142,7 +152,7 @@ int pipeline_action(struct pipeline *p, uint64_t link, const char *action, const
 int pipeline_report(struct pipeline *p, uint64_t link, const struct stage_report *report)
 {
 	pthread_mutex_lock(&p->control);
-	struct stage_link *l = find(p, link);
+	struct stage_link *l = pipeline_link(p, link);
 	if (l && l->type->report)
 		l->type->report(l->stage, report);
 	pthread_mutex_unlock(&p->control);

@@ -131,8 +131,9 @@ struct stage_account {
 	uint64_t kept;     /* PEND verdicts */
 	/* Of the sampled requests: time added by the stage, waits in it included. */
 	uint64_t samples, mean_ns, p50_ns, p99_ns;
-	double cpu_seconds; /* estimated from samples */
-	double share;       /* of the whole time of requests, 0..1 */
+	/* Of requests estimated from samples; with work, timers, actions and own requests. */
+	double cpu_seconds;
+	double share; /* of the whole time of requests, 0..1 */
 };
 /* link 0: the whole way, the bottom included (samples, mean, p50, p99).  -ENOENT. */
 int pipeline_account(

@@ -72,6 +72,7 @@ struct request_trip {
 	bool data_stays; /* valid until complete() */
 	uint16_t shard;
 	uint64_t started_ns, boundary_ns;
+	uint64_t own_cpu_ns; /* thread CPU time when an own request began; 0: not taken */
 	/* Sampled requests only: spent in each stage, waits too. */
 	uint64_t stage_ns[STACK_STAGES_MAX];
 	void *contexts;       /* room for the stages' contexts; owned */

@@ -64,6 +64,11 @@ enum stage_capability {
 	        BIT(3),        /* for tests and rehearsals: may harm; attaches with --force only */
 	STAGE_SINGLE = BIT(4), /* at most one in a stack */
 	STAGE_IMPLICIT = BIT(5), /* every image has it, with defaults, also when not attached */
+	/*
+	 * Must see every byte that is read: what the kernel has cached of the file is dropped when it
+	 * is attached or reconfigured, for that would be read past it.
+	 */
+	STAGE_SEES_READS = BIT(6),
 };
 
 enum stage_verdict { STAGE_PASS, STAGE_PASS_POST, STAGE_COMPLETE, STAGE_FAIL, STAGE_PEND };

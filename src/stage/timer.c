@@ -116,7 +116,9 @@ static void call(struct timers *t, struct stage_link *l)
 	l->timer_at_ns = 0;
 	t->running = l;
 	pthread_mutex_unlock(&t->lock);
+	const uint64_t start_ns = clock_thread_ns();
 	l->type->timer(l->stage);
+	account_own_cpu(&l->account, start_ns, 1);
 	pthread_mutex_lock(&t->lock);
 	t->running = NULL;
 	pthread_cond_broadcast(&t->ran);

@@ -18,7 +18,7 @@
 
 #define TYPES_MAX       64u
 #define CONTEXT_MAX     256u
-#define CAPABILITIES    (2u * STAGE_IMPLICIT - 1)
+#define CAPABILITIES    (2u * STAGE_SEES_READS - 1)
 #define TYPE_NAME_BYTES sizeof(((struct stack_item *)NULL)->type_name)
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;

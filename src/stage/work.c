@@ -9,6 +9,7 @@
  */
 #include <errno.h>
 
+#include "base/clock.h"
 #include "stage/pipeline-private.h"
 
 #define WORK_THREADS_MAX 256u
@@ -36,12 +37,17 @@ static struct stage_link *pop(struct works *w)
 static void run(struct works *w, struct stage_link *l)
 {
 	void (*fn)(void *) = l->work_fn;
+	const uint64_t start_ns = clock_thread_ns();
 
 	l->work = WORK_RUNNING;
+	const int r = pthread_getcpuclockid(pthread_self(), &l->work_clock);
+	ASSERT(r == 0); /* of a thread that runs */
+	l->work_cpu_ns = start_ns;
 	pthread_mutex_unlock(&w->lock);
 	if (!atomic_load(&l->cancelled))
 		fn(l->stage);
 	pthread_mutex_lock(&w->lock);
+	account_own_cpu(&l->account, start_ns, 1); /* with the lock: never counted twice */
 	l->work = WORK_IDLE;
 	pthread_cond_broadcast(&w->done);
 }
@@ -115,6 +121,18 @@ void works_wait(struct works *w, struct stage_link *l)
 	while (l->work != WORK_IDLE)
 		pthread_cond_wait(&w->done, &w->lock);
 	pthread_mutex_unlock(&w->lock);
+}
+
+uint64_t works_cpu_ns(struct works *w, struct stage_link *l)
+{
+	struct timespec ts;
+	uint64_t ns = 0;
+
+	pthread_mutex_lock(&w->lock);
+	if (l->work == WORK_RUNNING && clock_gettime(l->work_clock, &ts) == 0)
+		ns = clock_timespec_ns(&ts) - l->work_cpu_ns;
+	pthread_mutex_unlock(&w->lock);
+	return ns;
 }
 
 /* The first thread is started here, so that there is always one. */

@@ -10,7 +10,7 @@
  * Frozen leaves are constant, so workers read them without locks.  Compression is the dominant
  * cost, and it runs on all workers; appending (segments.c) takes a short lock.
  *
- * How that is done is the image's policy: its crypto domain (whose secret keys the hashes, within
+ * How that is done is the image's policy: its crypto domain (whose keys make the hashes, within
  * which duplicates are looked for, and under whose key frames are sealed), how hard to compress, and
  * whether to look for duplicates at all.  What the steps cost is added up for each image: clock
  * readings a frame and a leaf, none a chunk.
@@ -197,28 +197,54 @@ static void leaf_compare(struct worker *w)
 		(void)!segments_read(w->store->segments, locs, n, compare_wanted, w);
 }
 
-/*
- * Hashes the leaf's whole chunks, looks all of them up, and compares the likely duplicates that
- * have to be read.  The cache is left alone: what is stored now is seldom read again soon (guests
- * have caches of their own), and filling it took a tenth of the time of a large sequential write.
- */
-static void leaf_look_up(struct worker *w, const struct ov_leaf *l)
+/* Chunks of an encrypted image that are not deduplicated: that they are equal is nobody's business. */
+static bool hashes_are_random(const struct worker *w)
 {
-	const bool dedupe = w->policy.dedupe != POLICY_DEDUPE_OFF,
-	           verify = w->policy.dedupe == POLICY_DEDUPE_VERIFY;
-	struct store *s = w->store;
+	return w->policy.domain != 0 && w->policy.dedupe == POLICY_DEDUPE_OFF;
+}
 
-	w->n_wanted = 0;
+/* What the leaf's whole chunks are known by; the first and the last of them. */
+static int leaf_hash(struct worker *w, const struct ov_leaf *l)
+{
+	const bool random = hashes_are_random(w);
+	unsigned first = LEAF_CHUNKS, end = 0;
+
 	for (unsigned i = 0; i < LEAF_CHUNKS; i++) {
 		const struct buf *b = slot_is_buf(l->slots[i]) ? slot_buf(l->slots[i]) : NULL;
 		w->leaf_whole[i] = b && !b->valid && !chunk_is_zero(b->data);
 		w->leaf_match[i] = 0;
 		if (!w->leaf_whole[i])
 			continue;
-		w->leaf_hashes[i] = chunk_hash(&w->crypto->hasher, b->data);
-		if (dedupe)
-			dedupe_prefetch(s->dedupe, w->leaf_hashes[i]);
+		first = MIN(first, i);
+		end = i + 1;
+		if (!random)
+			w->leaf_hashes[i] = chunk_hash(&w->crypto->hasher, b->data);
 	}
+	if (end == 0)
+		return 0;
+	/* What lies between, and is not hashed, is not looked at. */
+	return random ? domain_hashes_random(w->leaf_hashes + first, end - first)
+	              : domain_hashes(w->crypto, w->leaf_hashes + first, end - first);
+}
+
+/*
+ * Hashes the leaf's whole chunks, looks all of them up, and compares the likely duplicates that
+ * have to be read.  The cache is left alone: what is stored now is seldom read again soon (guests
+ * have caches of their own), and filling it took a tenth of the time of a large sequential write.
+ */
+static int leaf_look_up(struct worker *w, const struct ov_leaf *l)
+{
+	const bool dedupe = w->policy.dedupe != POLICY_DEDUPE_OFF,
+	           verify = w->policy.dedupe == POLICY_DEDUPE_VERIFY;
+	struct store *s = w->store;
+
+	const int r = leaf_hash(w, l);
+	if (r < 0)
+		return r;
+	w->n_wanted = 0;
+	for (unsigned i = 0; i < LEAF_CHUNKS && dedupe; i++)
+		if (w->leaf_whole[i])
+			dedupe_prefetch(s->dedupe, w->leaf_hashes[i]);
 	for (unsigned i = 0; i < LEAF_CHUNKS; i++) {
 		w->leaf_n_locs[i] = 0;
 		if (!w->leaf_whole[i] || !dedupe)
@@ -232,6 +258,7 @@ static void leaf_look_up(struct worker *w, const struct ov_leaf *l)
 			        (struct want){loc, i, slot_buf(l->slots[i])->data};
 	}
 	leaf_compare(w);
+	return 0;
 }
 
 /* --- windows --- */
@@ -387,7 +414,7 @@ static int zero_store(struct worker *w, struct ov_leaf *l, unsigned i)
 static int partial_store(struct worker *w, struct ov_leaf *l, unsigned i, const struct buf *b)
 {
 	uint64_t locs[DEDUPE_CANDIDATES];
-	const int r = buf_fill(w, l, i, b);
+	int r = buf_fill(w, l, i, b);
 
 	if (r == -EUCLEAN)
 		return 0; /* said so; the damaged entry stays, reads of it keep failing */
@@ -395,7 +422,11 @@ static int partial_store(struct worker *w, struct ov_leaf *l, unsigned i, const 
 		return r;
 	if (chunk_is_zero(w->filled))
 		return zero_store(w, l, i);
-	const struct hash128 hash = chunk_hash(&w->crypto->hasher, w->filled);
+	struct hash128 hash;
+	r = hashes_are_random(w) ? domain_hashes_random(&hash, 1)
+	                         : domain_hash(w->crypto, w->filled, &hash);
+	if (r < 0)
+		return r;
 	const unsigned n = w->policy.dedupe == POLICY_DEDUPE_OFF
 	                           ? 0
 	                           : dedupe_lookup(w->store->dedupe, hash, locs);
@@ -455,7 +486,7 @@ static int leaf_windows(struct worker *w, uint64_t txg, struct ov_leaf *l)
 	for (unsigned i = 0; i < LEAF_CHUNKS; i++)
 		l->entries[i] = MAP_KEEP;
 	const uint64_t start_ns = leaf_clock_ns(w);
-	leaf_look_up(w, l);
+	r = leaf_look_up(w, l);
 	w->cost.dedupe_ns += leaf_clock_ns(w) - start_ns;
 	for (unsigned i = 0; r == 0 && i < LEAF_CHUNKS; i += WINDOW_CHUNKS) {
 		w->n = 0;

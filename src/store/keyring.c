@@ -21,7 +21,8 @@
 #include "base/bytes.h"
 #include "crypto/kdf.h"
 
-#define LABEL_LEN 16u
+#define LABEL_LEN   16u
+#define HASH_RANDOM 1ull
 
 struct domain {
 	struct crypto_domain pub; /* first */
@@ -45,6 +46,7 @@ static void domain_free(struct domain *d)
 	seal_key_free(d->pub.frame);
 	seal_key_free(d->pub.log);
 	seal_key_free(d->pub.leaf);
+	seal_key_free(d->pub.hash);
 	key_wipe(d, sizeof(*d));
 	free(d);
 }
@@ -94,6 +96,8 @@ static int domain_new(const struct keyring *kr, uint32_t id, const uint8_t data_
 		r = derive_seal(kr, id, data_key, "weir log", &d->pub.log);
 	if (r == 0)
 		r = derive_seal(kr, id, data_key, "weir leaf", &d->pub.leaf);
+	if (r == 0)
+		r = derive_seal(kr, id, data_key, "weir hash block", &d->pub.hash);
 	if (r == 0)
 		r = derive(kr, id, data_key, "weir hash", hash_key);
 	if (r < 0)
@@ -201,6 +205,46 @@ bool keyring_has(struct keyring *kr, uint32_t domain)
 
 	keyring_put(kr, d);
 	return d;
+}
+
+/* --- hashes --- */
+
+int domain_hashes(const struct crypto_domain *d, struct hash128 *hashes, unsigned n)
+{
+	uint8_t blocks[DOMAIN_HASHES_MAX * SEAL_BLOCK_LEN];
+
+	ASSERT(n <= DOMAIN_HASHES_MAX);
+	if (!d->hash || n == 0)
+		return 0;
+	for (unsigned i = 0; i < n; i++) {
+		put_u64(blocks + (size_t)i * SEAL_BLOCK_LEN, hashes[i].lo);
+		put_u64(blocks + (size_t)i * SEAL_BLOCK_LEN + 8, hashes[i].hi);
+	}
+	const int r = seal_blocks(d->hash, blocks, n, blocks);
+	for (unsigned i = 0; r == 0 && i < n; i++) {
+		hashes[i].lo = get_u64(blocks + (size_t)i * SEAL_BLOCK_LEN) & ~HASH_RANDOM;
+		hashes[i].hi = get_u64(blocks + (size_t)i * SEAL_BLOCK_LEN + 8);
+	}
+	return r;
+}
+
+int domain_hash(const struct crypto_domain *d, const void *chunk, struct hash128 *ret_hash)
+{
+	struct hash128 hash = chunk_hash(&d->hasher, chunk);
+	const int r = domain_hashes(d, &hash, 1);
+
+	if (r == 0)
+		*ret_hash = hash;
+	return r;
+}
+
+int domain_hashes_random(struct hash128 *ret_hashes, unsigned n)
+{
+	const int r = seal_random(ret_hashes, n * sizeof(*ret_hashes));
+
+	for (unsigned i = 0; r == 0 && i < n; i++)
+		ret_hashes[i].lo |= HASH_RANDOM;
+	return r;
 }
 
 /* --- memory --- */

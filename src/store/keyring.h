@@ -4,8 +4,18 @@
  * A *crypto domain* is a number (u32) with one random 256-bit data key.  0 is the domain of what is
  * not encrypted: it is always there, has a hashing secret (store_state.domain_key) and no keys.
  * From a data key, HKDF-SHA-256 (RFC 5869, salt: the datastore's uuid) derives one key a purpose:
- * frames, log records, map leaves, and the secret of chunk hashes.  Rotating a key is moving images
- * to a new domain.
+ * frames, log records, map leaves, and two for chunk hashes.  Rotating a key is moving images to a new
+ * domain.
+ *
+ * Chunk hashes are stored beside what is sealed, so that scanning, checking and rewriting take no
+ * key; so they must tell nothing of the content.  XXH3 is no pseudo-random function, however secret
+ * its secret: a guest who chooses chunks and reads the hashes of them from the disk may well find the
+ * secret, and then try what a chunk holds against its hash.  So in a domain other than 0 the
+ * XXH3-128 is encrypted, as one block, with AES-256: of chunks with different XXH3 hashes nothing is
+ * learnt (a universal hash under a pseudo-random permutation, Carter and Wegman 1981), and what equal
+ * hashes tell, that chunks are equal, deduplication tells as well.  Where chunks are not
+ * deduplicated, that must not be told: there the hash is random, and marked as such, for nobody may
+ * look for a chunk by it.  Nothing is lost: a sealed frame is authentic without it.
  *
  * Memory: keys live in locked pages that are left out of core dumps (keyring_protect), and are
  * wiped when the last user of a domain lets go of it.
@@ -24,8 +34,26 @@ struct keyring;
 struct crypto_domain {
 	uint32_t id;
 	struct chunk_hasher hasher;
-	struct seal_key *frame, *log, *leaf; /* NULL for domain 0 */
+	struct seal_key *frame, *log, *leaf, *hash; /* NULL for domain 0 */
 };
+/*
+ * What a chunk (CHUNK_SIZE bytes) is known by in this domain.  -EIO: libcrypto's, never in domain 0.
+ */
+int domain_hash(
+        const struct crypto_domain *d, const void *chunk, struct hash128 *ret_hash) MUST_CHECK;
+/*
+ * The same for n chunks, in place, of what chunk_hash() with d->hasher made of them; at most
+ * DOMAIN_HASHES_MAX.
+ */
+int domain_hashes(const struct crypto_domain *d, struct hash128 *hashes, unsigned n) MUST_CHECK;
+#define DOMAIN_HASHES_MAX LEAF_CHUNKS
+/* For n chunks of a domain other than 0 that are never to be found by their content. */
+int domain_hashes_random(struct hash128 *ret_hashes, unsigned n) MUST_CHECK;
+/* Bit 0 of a hash in a domain other than 0. */
+static inline bool domain_hash_is_random(uint32_t domain, struct hash128 hash)
+{
+	return domain != 0 && hash.lo & 1;
+}
 
 /* uuid: of the datastore; hash_key: of domain 0. */
 int keyring_new(const uint8_t uuid[16], const uint8_t hash_key[DOMAIN_KEY_LEN],

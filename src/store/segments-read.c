@@ -662,6 +662,14 @@ int handle_hashes(struct segments *ss, struct handle *h, struct hash128 ret_hash
 	return r;
 }
 
+/* Those that say nothing of the content: who looks for chunks by them must not see them. */
+static void hashes_forget_random(const struct handle *h, struct hash128 *hashes, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		if (domain_hash_is_random(h->domain, hashes[i]))
+			hashes[i] = (struct hash128){0};
+}
+
 int segments_hashes(
         struct segments *ss, uint64_t segment, struct hash128 *ret_hashes, unsigned *ret_n)
 {
@@ -677,6 +685,8 @@ int segments_hashes(
 		}
 		pthread_mutex_unlock(&ss->lock);
 		r = handle_hashes(ss, h, ret_hashes, ret_n);
+		if (r == 0)
+			hashes_forget_random(h, ret_hashes, *ret_n);
 		pthread_mutex_lock(&ss->lock);
 		handle_put(ss, h);
 	}

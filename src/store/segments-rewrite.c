@@ -257,8 +257,10 @@ static struct heal *heal_find(const struct rewrite *rw, unsigned slot)
 		return NULL; /* not known what it was, or no telling */
 	for (unsigned i = 0; i < rw->n_heals; i++) {
 		struct heal *heal = &rw->heals[i];
+		struct hash128 hash;
 		if (heal->loc == loc_make(rw->h->id, slot) &&
-		        hash_equal(chunk_hash(&rw->crypto->hasher, heal->data), rw->hashes[slot]))
+		        domain_hash(rw->crypto, heal->data, &hash) == 0 &&
+		        hash_equal(hash, rw->hashes[slot]))
 			return heal;
 	}
 	return NULL;

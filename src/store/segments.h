@@ -113,8 +113,8 @@ typedef void segments_frame_fn(
 int segments_read(struct segments *ss, const uint64_t *locs, unsigned n, segments_frame_fn *fn,
         void *arg) MUST_CHECK;
 /*
- * The hashes of all slots (all zero: dead and rewritten away, or lost to damage); room for
- * SEGMENT_SLOTS.  -ESTALE as above.
+ * The hashes of all slots, to find chunks by (all zero: dead and rewritten away, lost to damage, or
+ * not to be found: keyring.h); room for SEGMENT_SLOTS.  -ESTALE as above.
  */
 int segments_hashes(struct segments *ss, uint64_t segment, struct hash128 *ret_hashes,
         unsigned *ret_n) MUST_CHECK;

@@ -54,6 +54,8 @@ run 0 "$WEIR" status ds --json
 echo plain >mnt/other && [ "$(cat mnt/other)" = plain ] || fail "other files are affected"
 run 0 "$WEIR" key unlock mnt vms --key-file one.key
 says out "2 images"
+run 0 "$WEIR" status ds --json
+[ "$(jq -c .unopenable out)" = '[]' ] || fail "unlocked, and the status says: $(jq -c .unopenable out)"
 cmp data mnt/before || fail "differs after unlocking"
 ok "a locked image is visible and does not open, others do"
 
@@ -78,6 +80,27 @@ run 0 "$WEIR" key unlock mnt vms --key-file one.key
 dd if=more of=data bs=64k conv=notrunc seek=16 2>/dev/null
 cmp data mnt/before || fail "what was flushed is lost"
 ok "what was flushed under the key survives a crash and mounts without it"
+
+# Two copies that share nothing, and no hash either; what is moved and collected keeps being what it was.
+run 0 "$WEIR" filter attach mnt/dir dedupe mode=off
+cp data mnt/dir/one
+cp data mnt/dir/two
+run 0 "$WEIR" umount mnt
+rm -f ds/index # it is made anew from segments
+run 0 "$WEIR" check ds --data --key one.key
+says out "clean"
+mount_ds ds mnt
+run 0 "$WEIR" key unlock mnt vms --key-file one.key
+dd if=/dev/zero of=mnt/dir/one bs=4k count=100 conv=notrunc,fsync status=none
+run 0 "$WEIR" gc mnt
+cmp data mnt/dir/two || fail "differs after a collection"
+cp data mnt/dir/three
+run 0 "$WEIR" filter detach mnt/dir/three dedupe
+cat data >mnt/dir/three
+sync mnt/dir/three
+cmp data mnt/dir/three || fail "differs, found in an index that was made anew"
+rm mnt/dir/one mnt/dir/two mnt/dir/three
+ok "images of a key that are not deduplicated are checked, collected and read"
 
 for image in before dir/inherited dir; do
 	ask "{\"op\": \"filter-detach\", \"target\": \"$image\", \"type\": \"encrypt\", \"wait\": true}"

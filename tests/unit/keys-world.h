@@ -22,6 +22,8 @@ struct world {
 	bool read_only;
 	unsigned locked, in_gate, protects, unlocks, locks, moves, waits;
 	uint64_t open_ino;          /* is open */
+	uint64_t forgotten;         /* the kernel's pages of it, last */
+	uint32_t forget_domain;     /* whose key must be gone by then */
 	uint64_t moved[IMAGES_MAX]; /* in order */
 	int fail_move, fail_unlocked;
 	uint64_t born; /* is made in directory 2 while the first image moves */
@@ -128,6 +130,16 @@ static inline void w_path_of(void *arg, uint64_t ino, char *buf, size_t cap)
 	snprintf(buf, cap, "image-%llu", (unsigned long long)ino);
 }
 
+static inline void w_forget_pages(void *arg, uint64_t ino)
+{
+	struct world *w = arg;
+
+	assert_int_equal(w->locked, 0);
+	if (w->forget_domain)
+		assert_false(keyring_has(w->kr, w->forget_domain));
+	w->forgotten = ino;
+}
+
 static inline void attach(struct world *w, uint64_t ino, uint32_t domain)
 {
 	char text[128];
@@ -223,6 +235,7 @@ static inline void keys_start(struct world *w)
 	        .domain_lock = w_domain_lock,
 	        .image_open = w_image_open,
 	        .path_of = w_path_of,
+	        .forget_pages = w_forget_pages,
 	        .move = w_move,
 	        .wait = w_wait};
 	struct errmsg em = {""};
@@ -335,7 +348,7 @@ static inline int rotate(
         struct world *w, const char *what, bool wait, json_t **ret_json, struct errmsg *em)
 {
 	struct secret s = file_secret(what);
-	const int r = key_rotate(w->k, &root, "k", &s, wait, NULL, NULL, ret_json, em);
+	const int r = key_rotate(w->k, &root, "k", &s, 1, wait, NULL, NULL, ret_json, em);
 
 	secret_release(&s);
 	return r;

@@ -76,6 +76,40 @@ static void test_rotation_of_an_unused_key_ends_at_once_and_waiting_waits(void *
 	world_close(&w);
 }
 
+static void test_every_secret_that_is_given_keeps_its_slot(void **state)
+{
+	struct world w;
+	struct errmsg em = {""};
+	json_t *json = NULL;
+	struct secret all[4];
+	const char *names[] = {"three", "one", "three", "wrong"};
+
+	world_open(&w);
+	const uint32_t first = create(&w, "one");
+	assert_int_equal(add_slot(&w, "one", "two", &em), 1);
+	assert_int_equal(add_slot(&w, "one", "three", &em), 2);
+	for (unsigned i = 0; i < 4; i++)
+		all[i] = file_secret(names[i]);
+	assert_int_equal(
+	        key_rotate(w.k, &root, "k", all, 4, false, NULL, NULL, &json, &em), -EKEYREJECTED);
+	assert_int_equal(domain_now(&w), first);
+	assert_int_equal(key_rotate(w.k, &root, "k", all, 3, false, NULL, NULL, &json, &em), 0);
+	const json_t *dropped = json_object_get(json, "dropped");
+	assert_int_equal(json_array_size(dropped), 1);
+	assert_int_equal(
+	        json_integer_value(json_object_get(json_array_get(dropped, 0), "slot")), 1);
+	json_decref(json);
+	assert_int_equal(slots_of(&w, domain_now(&w)), 2);
+	world_crash(&w);
+	assert_int_equal(unlock_with(&w, "two", &em), -EKEYREJECTED);
+	assert_int_equal(unlock_with(&w, "three", &em), 0);
+	assert_int_equal(lock_it(&w, &em), 0);
+	assert_int_equal(unlock_with(&w, "one", &em), 0);
+	for (unsigned i = 0; i < 4; i++)
+		secret_release(&all[i]);
+	world_close(&w);
+}
+
 static void test_a_rotation_cut_off_goes_on_when_the_key_is_unlocked(void **state)
 {
 	struct world w;
@@ -139,6 +173,7 @@ int main(void)
 	        cmocka_unit_test(
 	                test_rotation_moves_directories_first_and_gives_the_old_domain_up_at_the_end),
 	        cmocka_unit_test(test_rotation_of_an_unused_key_ends_at_once_and_waiting_waits),
+	        cmocka_unit_test(test_every_secret_that_is_given_keeps_its_slot),
 	        cmocka_unit_test(test_a_rotation_cut_off_goes_on_when_the_key_is_unlocked),
 	        cmocka_unit_test(test_rotations_on_top_of_each_other_are_bounded),
 	};

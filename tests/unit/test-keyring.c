@@ -11,7 +11,10 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+#include <openssl/evp.h>
 
+#include "base/bytes.h"
+#include "crypto/kdf.h"
 #include "store/keyring.h"
 
 static const uint8_t uuid_a[16] = {1}, uuid_b[16] = {2};
@@ -56,6 +59,61 @@ static void domains_come_and_go(void **state)
 	assert_false(keyring_has(kr, 7));
 	assert_true(keyring_has(kr, 8));
 	keyring_free(kr);
+}
+
+/* By libcrypto alone: AES-256 of the XXH3-128, under the key that HKDF makes for it; bit 0 is free. */
+static void a_domains_hash_is_an_encrypted_one(void **state)
+{
+	const uint8_t info[] = "weir hash block\7\0\0"; /* with the 0 at its end: u32 7 */
+	struct keyring *kr = ring_of(uuid_a);
+	struct hash128 hash, hashes[3], zero;
+	uint8_t chunk[CHUNK_SIZE], key[KDF_KEY_LEN], block[16], want[16];
+	int len = 0;
+
+	for (unsigned i = 0; i < sizeof(chunk); i++)
+		chunk[i] = (uint8_t)(i * 7);
+	assert_int_equal(keyring_add(kr, 7, key_1), 0);
+	const struct crypto_domain *d = keyring_get(kr, 7), *plain = keyring_get(kr, 0);
+	const struct hash128 xxh = chunk_hash(&d->hasher, chunk);
+	put_u64(block, xxh.lo);
+	put_u64(block + 8, xxh.hi);
+	assert_int_equal(kdf_hkdf(key_1, sizeof(key_1), uuid_a, 16, info, sizeof(info), key), 0);
+	EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
+	assert_int_equal(EVP_EncryptInit_ex(ctx, EVP_aes_256_ecb(), NULL, key, NULL), 1);
+	assert_int_equal(EVP_EncryptUpdate(ctx, want, &len, block, 16), 1);
+	EVP_CIPHER_CTX_free(ctx);
+	assert_int_equal(domain_hash(d, chunk, &hash), 0);
+	assert_int_equal(hash.lo, get_u64(want) & ~1ull);
+	assert_int_equal(hash.hi, get_u64(want + 8));
+	assert_false(domain_hash_is_random(7, hash));
+#ifndef WEIR_HASH_BITS
+	assert_int_equal(hash.lo, 0xbd3f8b9c9dbc8f3e);
+	assert_int_equal(hash.hi, 0x1262adfd0164f022);
+#endif
+	/* Many at once are each the same; without encryption they stay what they are. */
+	hashes[0] = hashes[2] = xxh;
+	hashes[1] = (struct hash128){0};
+	assert_int_equal(domain_hashes(d, hashes, 3), 0);
+	assert_true(hash_equal(hashes[0], hash) && hash_equal(hashes[2], hash));
+	zero = hashes[1];
+	assert_false(hash_equal(zero, hash));
+	assert_int_equal(domain_hash(plain, chunk, &hash), 0);
+	assert_true(hash_equal(hash, chunk_hash(&plain->hasher, chunk)));
+	keyring_put(kr, d);
+	keyring_free(kr);
+}
+
+static void random_hashes_are_marked(void **state)
+{
+	struct hash128 hashes[64];
+
+	assert_int_equal(domain_hashes_random(hashes, 64), 0);
+	for (unsigned i = 0; i < 64; i++) {
+		assert_true(domain_hash_is_random(7, hashes[i]));
+		assert_false(domain_hash_is_random(0, hashes[i])); /* any hash, there */
+		for (unsigned k = 0; k < i; k++)
+			assert_false(hash_equal(hashes[i], hashes[k]));
+	}
 }
 
 static void a_domain_in_use_stays_usable(void **state)
@@ -138,6 +196,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(domain_0_is_always_there),
 	        cmocka_unit_test(domains_come_and_go),
+	        cmocka_unit_test(a_domains_hash_is_an_encrypted_one),
+	        cmocka_unit_test(random_hashes_are_marked),
 	        cmocka_unit_test(a_domain_in_use_stays_usable),
 	        cmocka_unit_test(keys_differ_by_purpose_domain_and_datastore),
 	        cmocka_unit_test(protecting_leaves_no_core_dumps),

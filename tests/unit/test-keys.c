@@ -99,7 +99,10 @@ static void test_a_key_in_use_is_not_locked(void **state)
 	assert_int_equal(lock_it(&w, &em), -EBUSY);
 	job_done(&w, 5);
 	assert_int_equal(w.locks, 0);
+	assert_int_equal(w.forgotten, 0);
+	w.forget_domain = domain;
 	assert_int_equal(lock_it(&w, &em), 0);
+	assert_int_equal(w.forgotten, 5);
 	assert_int_equal(w.locks, 1);
 	assert_false(keyring_has(w.kr, domain));
 	assert_int_equal(keys_domain_usable(w.k, domain, &em), -ENOKEY);

@@ -404,6 +404,42 @@ static void test_added_latency_is_the_stages_own(void **state)
 	assert_true(probed.share < keeper.share);
 }
 
+/* No request passes the stage: all that it costs is what its work does, and that never ends. */
+static void test_cpu_time_of_work_counts_while_it_runs(void **state)
+{
+	struct world *w = *state;
+	struct stage_account idle, busy = {0};
+
+	plan_add(&w->plan, 1, "t-probe", NULL);
+	plan_add(&w->plan, 2, "t-owner", "busy=on");
+	open_pipeline(w);
+	for (unsigned i = 0; i < 2000 && busy.cpu_seconds < 0.02; i++) {
+		usleep(1000);
+		assert_int_equal(pipeline_account(w->p, 2, &busy), 0);
+	}
+	assert_true(busy.cpu_seconds >= 0.02);
+	assert_int_equal(pipeline_account(w->p, 1, &idle), 0);
+	assert_true(idle.cpu_seconds == 0);
+}
+
+static void test_cpu_time_of_own_requests_counts(void **state)
+{
+	struct world *w = *state;
+	struct stage_account before, a = {0};
+	uint8_t back[100] = {1};
+
+	plan_add(&w->plan, 2, "t-owner", NULL);
+	open_pipeline(w);
+	assert_int_equal(guest_write(w->p, 0, back, sizeof(back)), 0);
+	assert_int_equal(pipeline_account(w->p, 2, &before), 0);
+	for (unsigned i = 0; i < 20000 && a.cpu_seconds < 0.001; i++) {
+		assert_int_equal(guest_read(w->p, 0, back, sizeof(back)), 0);
+		assert_int_equal(pipeline_account(w->p, 2, &a), 0);
+	}
+	assert_true(before.cpu_seconds == 0);
+	assert_true(a.cpu_seconds >= 0.001);
+}
+
 static void test_reservations_are_bounded(void **state)
 {
 	/* Through the host's table, as a stage would. */
@@ -448,6 +484,8 @@ int main(void)
 	        TEST(test_what_cannot_be_made_does_not_open),
 	        TEST(test_operations_and_bytes_are_exact),
 	        TEST(test_added_latency_is_the_stages_own),
+	        TEST(test_cpu_time_of_work_counts_while_it_runs),
+	        TEST(test_cpu_time_of_own_requests_counts),
 	        TEST(test_reservations_are_bounded),
 	};
 

@@ -94,14 +94,15 @@ static void *append_all(void *arg)
 	for (unsigned i = 0; i < a->frames && a->error == 0; i++) {
 		const struct crypto_domain *d = keyring_get(a->e->keyring, (uint32_t)(i % DOMAINS));
 		chunk_fill(a->seed + i, chunk);
-		hash = chunk_hash(&d->hasher, chunk);
+		a->error = domain_hash(d, chunk, &hash);
 		const struct frame_spec spec = {.n = 1,
 		        .codec = CODEC_RAW,
 		        .hashes = &hash,
 		        .payload = chunk,
 		        .payload_len = CHUNK_SIZE,
 		        .crypto = d};
-		a->error = segments_append(a->e->ss, a->e->txg, &spec, &a->locs[i]);
+		if (a->error == 0)
+			a->error = segments_append(a->e->ss, a->e->txg, &spec, &a->locs[i]);
 		keyring_put(a->e->keyring, d);
 	}
 	return NULL;
@@ -320,7 +321,8 @@ static uint64_t append_marked(struct env *e, const char *mark)
 
 	memset(chunk, 0, sizeof(chunk));
 	memcpy(chunk + 100, mark, strlen(mark));
-	const struct hash128 hash = chunk_hash(&d->hasher, chunk);
+	struct hash128 hash;
+	assert_int_equal(domain_hash(d, chunk, &hash), 0);
 	struct frame_spec spec = {.n = 1, .hashes = &hash, .payload = packed, .crypto = d};
 	spec.codec = frame_pack(chunk, 1, packed, &spec.payload_len);
 	assert_int_equal(spec.codec, CODEC_LZ4);

@@ -484,6 +484,7 @@ const struct stage_type stage_scan = {
         .version = 1,
         .summary = "looks for signatures in what is written and read (YARA rules, ClamAV)",
         .class = STAGE_INSPECT,
+        .capabilities = STAGE_SEES_READS,
         .handles = OP(READ) | OP(WRITE),
         .understands = OPS_ALL,
         .settings = settings,
