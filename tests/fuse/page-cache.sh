@@ -57,6 +57,10 @@ mkdir "$M/safe"
 head -c 1M /dev/urandom > "$M/safe/c.raw"
 cat "$M/safe/c.raw" > /dev/null
 [ "$(resident "$M/safe/c.raw")" -gt 200 ] || fail "the kernel caches nothing of an encrypted image"
+"$WEIR" snapshot create "$M/safe" snap > /dev/null
+old=$M/.weir/snapshots/snap/safe/c.raw
+cat "$old" > /dev/null
+[ "$(resident "$old")" -gt 200 ] || fail "the kernel caches nothing of its snapshot"
 for _ in $(seq 50); do # the kernel tells of the close in its own time
 	if "$WEIR" key lock "$M" vault > /dev/null 2> "$T/err"; then locked=1; break; fi
 	sleep 0.1
@@ -64,4 +68,6 @@ done
 [ "${locked:-}" ] || fail "the key is not locked: $(cat "$T/err")"
 "$WEIR" key unlock "$M" vault --key-file "$T/key" > /dev/null
 same "pages of a locked image" 0 "$(resident "$M/safe/c.raw")"
+same "pages of its snapshot" 0 "$(resident "$old")"
+cmp "$M/safe/c.raw" "$old"
 umount_weir
