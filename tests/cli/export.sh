@@ -99,7 +99,10 @@ while time.time() < end:
         os.pwrite(fd, struct.pack("<Q", n) * 512, i << 22)
 END
 writer=$!
-sleep 0.5
+for ((i = 0; i < 200; i++)); do
+	[ "$(tail -c 4194304 mnt/w | head -c 8 | tr -d '\0' | wc -c)" = 0 ] || break
+	sleep 0.05
+done
 for i in 1 2 3; do
 	run 0 "$WEIR" export mnt/w f/w$i.raw --verify
 done
