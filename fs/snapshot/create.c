@@ -2,7 +2,7 @@
  * create.c - snapshots of an image, a directory, the datastore
  *
  *	step                              held
- *	guests are frozen, if asked for   nothing
+ *	guests are frozen, if asked for   nothing (what is in flight is committed before)
  *	what is in flight is committed    nothing
  *	what came since is committed      manager.lock, from here on
  *	images are listed
@@ -342,6 +342,8 @@ int snapshot_guests_freeze(struct manager *m, const struct target *t, const char
 		        "it is not known how to reach the guest of '%s': set the socket of its "
 		        "agent (weir snapshot agent), or name it with --agent",
 		        *t->path ? t->path : "/");
+	if (r == 0)
+		r = store_sync(m->ds->store); /* so that there is little to do while they wait */
 	if (r == 0)
 		r = quiesce_begin((const char *const *)paths.items, paths.n, lenient,
 		        &quiesce_limits_default, cancel, ret_q, em);

@@ -282,15 +282,27 @@ static bool is_ending(struct schedules *s)
 	return ending;
 }
 
+/* Nobody has changed his mind since this pass began. */
+static bool still_so(struct schedules *s, const struct schedule *sc)
+{
+	struct schedule now;
+
+	return !is_ending(s) && schedule_get(s->m->ds->ns, sc->ino, &now) == 0 && !now.paused &&
+	       !memcmp(&now.keep, &sc->keep, sizeof(now.keep));
+}
+
 /* What somebody holds, renamed or deleted meanwhile is none of our business. */
-static int expire(struct schedules *s, const struct aged *a, const bool *wanted, struct errmsg *em)
+static int expire(struct schedules *s, const struct schedule *sc, const struct aged *a,
+        const bool *wanted, struct errmsg *em)
 {
 	const struct timespec pause = {.tv_nsec = (long)EXPIRE_NS};
 	int r = 0;
 
-	for (size_t i = 0; i < a->n && r == 0 && !is_ending(s); i++) {
+	for (size_t i = 0; i < a->n && r == 0; i++) {
 		if (wanted[i] || a->held[i])
 			continue;
+		if (!still_so(s, sc))
+			break;
 		r = snapshot_expire(s->m, a->numbers[i], a->scope, SNAPSHOT_OF_SCHEDULE, em);
 		if (r == -EBUSY || r == -ENOENT) {
 			*em = (struct errmsg){0};
@@ -311,7 +323,7 @@ static int retain(struct schedules *s, const struct schedule *sc, struct errmsg 
 		r = -ENOMEM;
 	if (r == 0) {
 		retention_mark(&sc->keep, a.times_ns, a.n, wanted);
-		r = expire(s, &a, wanted, em);
+		r = expire(s, sc, &a, wanted, em);
 	}
 	aged_release(&a);
 	return r;

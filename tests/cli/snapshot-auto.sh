@@ -37,6 +37,11 @@ jq -e '.schedules[0] | .target == "vm" and .keep == "4h,7d,8w" and .snapshots ==
 name=$("$WEIR" snapshot list mnt/vm --json | jq -r '.snapshots[0].name')
 [[ $name =~ ^auto-[0-9]{8}T[0-9]{6}Z$ ]] || fail "name: $name"
 ls "mnt/.weir/snapshots/$name/vm/a.raw" >/dev/null
+kill -9 "$("$WEIR" status mnt --json | jq .pid)"
+umount -l mnt
+mount_ds ds mnt
+run 0 "$WEIR" snapshot schedule mnt/vm --json
+jq -e '.schedules[0].snapshots == 1' out >/dev/null || fail "after a crash: $(cat out)"
 run 0 "$WEIR" snapshot schedule mnt/vm --pause
 run 0 "$WEIR" snapshot schedule mnt
 says out " paused "
@@ -101,6 +106,19 @@ run 0 "$WEIR" snapshot rollback mnt/victim.raw "$name"
 lost=$({ cmp -l text mnt/victim.raw || true; } | tail -n 1 | awk '{print int(($1 - 1) / 1048576) + 1}')
 # 20 % of 64 MiB, by a sample of one in sixteen, and what was under way
 ((lost >= 8 && lost <= 22)) || fail "$lost MiB were lost"
+run 0 "$WEIR" filter set mnt/victim.raw protect action=block
+refused=0
+dd if=text of=mnt/victim.raw bs=1M oflag=direct conv=notrunc 2>/dev/null
+dd if=noise of=mnt/victim.raw bs=1M oflag=direct conv=notrunc 2>/dev/null || refused=1
+((refused == 1)) || fail "not blocked"
+two_kept() { [ "$("$WEIR" snapshot list mnt/victim.raw --json | jq '[.snapshots[] | select(.origin == "protect")] | length')" = 2 ]; }
+wait_for two_kept
+name=$("$WEIR" snapshot list mnt/victim.raw --json | jq -r '[.snapshots[] | select(.origin == "protect")] | last.name')
+run 0 "$WEIR" snapshot rollback mnt/victim.raw "$name"
+tail -c $((32 << 20)) text >rest
+tail -c $((32 << 20)) mnt/victim.raw | cmp - rest
+run 0 "$WEIR" filter lift mnt/victim.raw
+run 0 "$WEIR" snapshot rename mnt/victim.raw "$name" incident
 ok "a snapshot at the alarm, $lost of 64 MiB into it; rollback gives the rest back"
 weir umount mnt
 run 0 "$WEIR" check ds --data

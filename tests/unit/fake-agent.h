@@ -29,8 +29,8 @@ struct fake_agent {
 	char path[100];
 	int fd;
 	pthread_t thread;
-	enum agent_fault fault;
-	unsigned slow_ms;
+	_Atomic enum agent_fault fault;
+	_Atomic unsigned slow_ms;
 	_Atomic bool ending, frozen;
 	_Atomic unsigned freezes, thaws, connections;
 };

@@ -7,6 +7,7 @@
 #include "fake-agent.h"
 #include "fs/snapshot/agent.h"
 #include "fs/snapshot/quiesce.h"
+#include "fs/snapshot/records.h"
 #include "fs/snapshot/schedule.h"
 #include "fs/snapshot/snapshots.h"
 
@@ -272,6 +273,83 @@ static void a_snapshot_freezes_the_guest_of_its_images(void **state)
 	assert_int_equal(snapshot("vm", "s7", true, NULL), -ENOENT);
 }
 
+/* --- on schedule --- */
+
+static int count_one(void *arg, const struct snapshot *s)
+{
+	++*(unsigned *)arg;
+	return 0;
+}
+
+static unsigned snapshots_wait(unsigned least)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < 1000 && n < least; i++) {
+		n = 0;
+		assert_int_equal(snapshots_each(ds->ns, count_one, &n), 0);
+		usleep(10000);
+	}
+	return n;
+}
+
+static bool has_alert(const char *text)
+{
+	json_t *json = status(), *alert;
+	bool found = false;
+	size_t i;
+
+	json_array_foreach(json_object_get(json, "alerts"), i, alert) found |=
+	        strstr(json_string_value(json_object_get(alert, "text")), text) != NULL;
+	json_decref(json);
+	return found;
+}
+
+static void schedule_anew(const char *target)
+{
+	const struct snapshot_request set = {.target = target,
+	        .action = "set",
+	        .every = "1h",
+	        .keep = "9",
+	        .quiesce = true,
+	        .quiesce_given = true};
+	json_t *json = NULL;
+
+	assert_int_equal(snapshots_schedule(m, &me, &set, &json, &em), 0);
+	json_decref(json);
+}
+
+static void a_schedule_takes_it_with_or_without_the_guest(void **state)
+{
+	struct vnode *a = create("a", NULL), *b = create("b", NULL), *c = create("c", NULL);
+	struct fake_agent agent;
+
+	log_set_level(LOG_ERROR);
+	put(a, 0, "x", 1);
+	fake_agent_start(&agent, socket_path(0), AGENT_GOOD);
+	assert_int_equal(agent_set("", "set", socket_path(0)), 0);
+	schedule_anew("a");
+	assert_int_equal(snapshots_wait(1), 1);
+	for (unsigned i = 0; i < 500 && (agent.frozen || agent.thaws < 1); i++)
+		usleep(10000);
+	assert_int_equal(agent.freezes, 1);
+	assert_int_equal(agent.thaws, 1);
+	assert_false(has_alert("without"));
+	agent.fault = AGENT_REFUSES;
+	schedule_anew("b");
+	assert_int_equal(snapshots_wait(2), 2);
+	for (unsigned i = 0; i < 500 && !has_alert("taken without freezing the guest"); i++)
+		usleep(10000);
+	assert_true(has_alert("cannot freeze: no?way"));
+	fake_agent_stop(&agent);
+	schedule_anew("c"); /* the guest is off */
+	assert_int_equal(snapshots_wait(3), 3);
+	assert_false(has_alert("cannot talk"));
+	vfs_release(vfs, a);
+	vfs_release(vfs, b);
+	vfs_release(vfs, c);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -284,6 +362,7 @@ int main(void)
 	        MANAGER_CASE(all_or_none_are_frozen),
 	        MANAGER_CASE(who_ends_does_not_wait_for_guests),
 	        MANAGER_CASE(a_snapshot_freezes_the_guest_of_its_images),
+	        MANAGER_CASE(a_schedule_takes_it_with_or_without_the_guest),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
