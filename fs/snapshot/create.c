@@ -351,12 +351,23 @@ int snapshot_guests_freeze(struct manager *m, const struct target *t, const char
 	return r;
 }
 
-/* The snapshot is there, but not what was asked for. */
-static int thawed_early(const char *name, int r, struct errmsg *em)
+/*
+ * Something is wrong with the guest: taken is how the snapshot went (its text in em), thawed how the guest
+ * did.  One that may still be frozen is an alert, whoever sees the answer.
+ */
+static int guest_failed(struct manager *m, const struct target *t, const char *name, int taken,
+        int thawed, const struct errmsg *why, struct errmsg *em)
 {
-	struct errmsg why = *em;
+	const struct errmsg before = *em;
 
-	return errmsg_set(em, r, "snapshot '%s' was taken, but %.400s", name, why.text);
+	if (thawed == -ETIMEDOUT)
+		notices_say(m->notices, t->ino, "snapshot", STAGE_SEVERITY_ALERT, why->text);
+	if (taken == 0)
+		return errmsg_set(
+		        em, thawed, "snapshot '%s' was taken, but %.400s", name, why->text);
+	if (thawed == -ETIMEDOUT)
+		errmsg_set(em, taken, "%.200s; and %.300s", before.text, why->text);
+	return taken;
 }
 
 int snapshots_create(struct manager *m, const struct filter_caller *who,
@@ -376,10 +387,9 @@ int snapshots_create(struct manager *m, const struct filter_caller *who,
 		return r;
 	r = snapshot_make(m, who, &t, &mk, ret_json, em);
 	const int thawed = quiesce_end(mk.quiesce, &thaw_em);
-	if (r < 0 || thawed == 0)
+	if (thawed == 0)
 		return r;
 	json_decref(*ret_json);
 	*ret_json = NULL;
-	*em = thaw_em;
-	return thawed_early(rq->name, thawed, em);
+	return guest_failed(m, &t, rq->name, r, thawed, &thaw_em, em);
 }

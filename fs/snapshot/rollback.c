@@ -152,7 +152,12 @@ static int replace(void *arg)
 	pthread_mutex_lock(&rb->m->record_lock);
 	int r = snapshot_commit_wait(
 	        s, store_snapshot_create(s, rb->before.refs, 1, before_rows, rb));
-	if (r == 0)
+	if (r == -EINPROGRESS) /* nothing is replaced yet, nor will it be */
+		r = errmsg_set(rb->em, -EIO,
+		        "cannot roll '%s' back: what it is now cannot be committed (weir status "
+		        "says why)",
+		        rb->t.path);
+	else if (r == 0)
 		r = snapshot_commit_wait(s, store_snapshot_rollback(s, &ref, 1, rollback_rows, rb));
 	pthread_mutex_unlock(&rb->m->record_lock);
 	return r;
@@ -168,6 +173,7 @@ static int rollback_drained(void *arg, struct errmsg *em)
 		        "'%s' is open: close it first (or use --force: whoever has it open finds "
 		        "other content under his hands)",
 		        rb->t.path);
+	rb->em = em;
 	const int r = vfs_replace(rb->m->vfs, rb->file, replace, rb);
 	if (r == -EINPROGRESS)
 		notices_quarantine(rb->m->notices, rb->t.ino, "rollback",
