@@ -204,6 +204,42 @@ cp r4 s/big.raw
 weir snapshot create s/big.raw again >out
 ok "what is deleted while it is sent arrives whole"
 
+# --- at random: WEIR_SEND_ROUNDS and WEIR_SEND_SEED for more of it ---
+seed=${WEIR_SEND_SEED:-1}
+RANDOM=$seed
+pick() { echo $((RANDOM * 32768 + RANDOM)); }
+change()
+{
+	local off=$(($(pick) % 12000000)) len=$(($(pick) % 300000 + 1))
+	case $((RANDOM % 6)) in
+	0) fallocate -p -o "$off" -l "$len" s/rnd.raw ;;
+	1) fallocate -z -o "$off" -l "$len" s/rnd.raw ;;
+	2) truncate -s "$off" s/rnd.raw ;;
+	3) dd if=s/rnd.raw of=part bs=4096 count=$((len / 4096 + 1)) skip=$((off / 8192)) status=none
+		dd if=part of=s/rnd.raw bs=4096 seek=$((off / 4096)) conv=notrunc status=none ;;
+	4) head -c "$len" r1 | dd of=s/rnd.raw bs=64k seek="$off" oflag=seek_bytes conv=notrunc status=none ;;
+	5) tail -c "$len" r4 | dd of=s/rnd.raw bs=64k seek="$off" oflag=seek_bytes conv=notrunc status=none ;;
+	esac
+}
+cp r1 s/rnd.raw
+before=()
+for ((round = 1; round <= ${WEIR_SEND_ROUNDS:-9}; round++)); do
+	for ((i = RANDOM % 12; i >= 0; i--)); do change; done
+	weir snapshot create s/rnd.raw "r$round" >out
+	sent rnd s/rnd.raw@r$round "${before[@]}"
+	case $((RANDOM % 3)) in
+	0) received rnd e/rnd.raw ;;
+	1) run 0 timeout 60 "$WEIR" send s/rnd.raw@r$round "${before[@]}" --to "$WEIR receive e/rnd.raw" ;;
+	2) head -c $(($(pick) % $(stat -c %s rnd))) rnd >part
+		run 8 "$WEIR" receive e/rnd.raw <part
+		run 0 timeout 60 "$WEIR" send s/rnd.raw@r$round "${before[@]}" --to "$WEIR receive e/rnd.raw" ;;
+	esac
+	cmp s/rnd.raw e/rnd.raw || fail "seed $seed, round $round: it differs"
+	((RANDOM % 2 || round == 1)) || weir snapshot delete s/rnd.raw "r$((round - 1))" >out
+	before=(--from "r$round")
+done
+ok "what was changed at random, cut at random, arrives as it is"
+
 # --- the client goes; the datastore goes; not mounted ---
 mkfifo pipe
 "$WEIR" send s/big.raw@again >pipe 2>/dev/null &
