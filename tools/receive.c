@@ -154,14 +154,12 @@ static int ask_local(const struct receive_call *c, const struct target *t,
 static int ask_daemon(const struct receive_call *c, const struct target *t,
         struct progress *progress, json_t **ret_json, struct errmsg *em)
 {
-	const struct control_fds fds = {{STDIN_FILENO, STDOUT_FILENO}, c->abort       ? 0
-	                                                               : can_answer() ? 2
-	                                                                              : 1};
+	const struct control_fds fds = {{STDIN_FILENO, STDOUT_FILENO}, can_answer() ? 2 : 1};
 	json_t *request = json_pack("{s:s, s:o, s:b, s:b}", "op",
 	        c->abort ? "receive-abort" : "receive", "target", text_json(c->path), "force",
 	        c->force, "properties", c->properties);
-	const int r =
-	        control_call_fds(t->dir, request, &fds, progress_update, progress, ret_json, em);
+	const int r = control_call_fds(
+	        t->dir, request, c->abort ? NULL : &fds, progress_update, progress, ret_json, em);
 
 	json_decref(request);
 	return r;
