@@ -105,7 +105,7 @@ static int create_run(const struct command *cmd, int argc, char **argv)
 		quiesce = quiesce || id == 'q';
 		agent = id == 'a' ? optarg : agent;
 	}
-	if (id < 0 || cmd_args_check(cmd, argc, argv, args, 2, 2))
+	if (id < 0 || name_check(cmd, argc, argv, 2) || cmd_args_check(cmd, argc, argv, args, 2, 2))
 		return WEIR_EXIT_USAGE;
 	struct filter_call call = {
 	        .q = {.doing = "taking a snapshot", .verb = "take a snapshot of"},
