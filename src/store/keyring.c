@@ -55,7 +55,7 @@ static void domain_freep(struct domain **d)
 }
 
 /* label: LABEL_LEN characters at most. */
-static int derive(const struct keyring *kr, uint32_t id, const uint8_t data_key[SEAL_KEY_LEN],
+static int derive(const uint8_t uuid[16], uint32_t id, const uint8_t data_key[SEAL_KEY_LEN],
         const char *label, uint8_t ret_key[KDF_KEY_LEN])
 {
 	uint8_t info[LABEL_LEN + 4];
@@ -64,14 +64,14 @@ static int derive(const struct keyring *kr, uint32_t id, const uint8_t data_key[
 	ASSERT(len <= LABEL_LEN);
 	memcpy(info, label, len);
 	put_u32(info + len, id);
-	return kdf_hkdf(data_key, SEAL_KEY_LEN, kr->uuid, sizeof(kr->uuid), info, len + 4, ret_key);
+	return kdf_hkdf(data_key, SEAL_KEY_LEN, uuid, 16, info, len + 4, ret_key);
 }
 
-static int derive_seal(const struct keyring *kr, uint32_t id, const uint8_t data_key[SEAL_KEY_LEN],
+static int derive_seal(const uint8_t uuid[16], uint32_t id, const uint8_t data_key[SEAL_KEY_LEN],
         const char *label, struct seal_key **ret_key)
 {
 	uint8_t key[KDF_KEY_LEN];
-	int r = derive(kr, id, data_key, label, key);
+	int r = derive(uuid, id, data_key, label, key);
 
 	if (r == 0)
 		r = seal_key_new(key, ret_key);
@@ -79,7 +79,7 @@ static int derive_seal(const struct keyring *kr, uint32_t id, const uint8_t data
 	return r;
 }
 
-static int domain_new(const struct keyring *kr, uint32_t id, const uint8_t data_key[SEAL_KEY_LEN],
+static int domain_new(const uint8_t uuid[16], uint32_t id, const uint8_t data_key[SEAL_KEY_LEN],
         struct domain **ret_domain)
 {
 	CLEANUP(domain_freep) struct domain *d = calloc(1, sizeof(*d));
@@ -89,19 +89,35 @@ static int domain_new(const struct keyring *kr, uint32_t id, const uint8_t data_
 		return -ENOMEM;
 	d->pub.id = id;
 	atomic_init(&d->refs, 1);
-	int r = derive_seal(kr, id, data_key, "weir frame", &d->pub.frame);
+	int r = derive_seal(uuid, id, data_key, "weir frame", &d->pub.frame);
 	if (r == 0)
-		r = derive_seal(kr, id, data_key, "weir log", &d->pub.log);
+		r = derive_seal(uuid, id, data_key, "weir log", &d->pub.log);
 	if (r == 0)
-		r = derive_seal(kr, id, data_key, "weir leaf", &d->pub.leaf);
+		r = derive_seal(uuid, id, data_key, "weir leaf", &d->pub.leaf);
 	if (r == 0)
-		r = derive(kr, id, data_key, "weir hash", hash_key);
+		r = derive(uuid, id, data_key, "weir hash", hash_key);
 	if (r < 0)
 		return r;
 	chunk_hasher_init(&d->pub.hasher, hash_key);
 	key_wipe(hash_key, sizeof(hash_key));
 	*ret_domain = STEAL(d);
 	return 0;
+}
+
+int crypto_domain_derive(const uint8_t uuid[16], uint32_t domain,
+        const uint8_t data_key[SEAL_KEY_LEN], struct crypto_domain **ret_domain)
+{
+	struct domain *d = NULL;
+	const int r = domain_new(uuid, domain, data_key, &d);
+
+	if (r == 0)
+		*ret_domain = &d->pub;
+	return r;
+}
+
+void crypto_domain_free(struct crypto_domain *pub)
+{
+	domain_free((struct domain *)pub);
 }
 
 int keyring_new(
@@ -145,7 +161,7 @@ static struct domain **domain_at(struct keyring *kr, uint32_t id)
 int keyring_add(struct keyring *kr, uint32_t domain, const uint8_t data_key[SEAL_KEY_LEN])
 {
 	CLEANUP(domain_freep) struct domain *d = NULL;
-	int r = domain == 0 ? -EEXIST : domain_new(kr, domain, data_key, &d);
+	int r = domain == 0 ? -EEXIST : domain_new(kr->uuid, domain, data_key, &d);
 
 	if (r < 0)
 		return r;

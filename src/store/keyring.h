@@ -27,6 +27,14 @@ struct crypto_domain {
 	struct seal_key *frame, *log, *leaf; /* NULL for domain 0 */
 };
 
+/*
+ * The keys of a domain as the datastore with this uuid derives them, outside any ring: to open what was
+ * sealed there.  The caller's; locked memory as the ring's.  -ENOMEM, -EIO.
+ */
+int crypto_domain_derive(const uint8_t uuid[16], uint32_t domain,
+        const uint8_t data_key[SEAL_KEY_LEN], struct crypto_domain **ret_domain) MUST_CHECK;
+void crypto_domain_free(struct crypto_domain *d); /* wipes; accepts NULL; of crypto_domain_derive */
+
 /* uuid: of the datastore; hash_key: of domain 0. */
 int keyring_new(const uint8_t uuid[16], const uint8_t hash_key[DOMAIN_KEY_LEN],
         struct keyring **ret_kr) MUST_CHECK;
