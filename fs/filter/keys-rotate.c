@@ -259,7 +259,7 @@ static int rotate_check(struct keys *k, const char *name, const struct secret *s
 		        "key '%s' is being rotated from %u domains already: wait until its images "
 		        "have moved (weir status %s)",
 		        name, KEYS_DOMAINS_MAX - 1, k->env.dir);
-	r = slots_open(k->env.ns, current, s, ret_slot, data_key);
+	r = slots_open(k->env.ns, &key.domains[0], s, ret_slot, data_key);
 	key_wipe(data_key, sizeof(data_key));
 	if (r < 0)
 		return key_refuse_secret(name, s, r, em);
@@ -307,7 +307,7 @@ static int rotate(struct keys *k, const struct filter_caller *who, const char *n
 	if (r < 0)
 		return r;
 	memmove(key.domains + 1, key.domains, key.n_domains * sizeof(key.domains[0]));
-	key.domains[0] = (struct key_domain){domain, true};
+	key.domains[0] = (struct key_domain){.id = domain, .unlocked = true};
 	key.n_domains++;
 	r = rotate_rows(k, who, &key, slot, bytes, len, em);
 	struct named_key there;

@@ -26,6 +26,8 @@
 struct domain {
 	struct crypto_domain pub; /* first */
 	struct domain *next;      /* keyring.lock */
+	uint32_t local;           /* of an origin: the domain that it came with */
+	uint8_t uuid[16];         /* of an origin: its datastore */
 	_Atomic unsigned refs;
 };
 
@@ -34,6 +36,7 @@ struct keyring {
 	struct crypto_domain plain; /* domain 0 */
 	pthread_mutex_t lock;
 	struct domain *domains; /* lock */
+	struct domain *origins; /* lock */
 };
 
 _Static_assert(DOMAIN_KEY_LEN == KDF_KEY_LEN, "hashing secrets are made like keys");
@@ -134,15 +137,21 @@ int keyring_new(
 	return 0;
 }
 
+static void list_put(struct keyring *kr, struct domain **list)
+{
+	while (*list) {
+		struct domain *d = *list;
+		*list = d->next;
+		keyring_put(kr, &d->pub);
+	}
+}
+
 void keyring_free(struct keyring *kr)
 {
 	if (!kr)
 		return;
-	while (kr->domains) {
-		struct domain *d = kr->domains;
-		kr->domains = d->next;
-		keyring_put(kr, &d->pub);
-	}
+	list_put(kr, &kr->domains);
+	list_put(kr, &kr->origins);
 	pthread_mutex_destroy(&kr->lock);
 	key_wipe(kr, sizeof(*kr));
 	free(kr);
@@ -175,18 +184,83 @@ int keyring_add(struct keyring *kr, uint32_t domain, const uint8_t data_key[SEAL
 	return r;
 }
 
+/* Out of the ring's list, into one of the caller's.  With the lock. */
+static struct domain *origins_take(struct keyring *kr, uint32_t domain)
+{
+	struct domain *taken = NULL, **at = &kr->origins;
+
+	while (*at) {
+		struct domain *d = *at;
+		if (d->local != domain) {
+			at = &d->next;
+			continue;
+		}
+		*at = d->next;
+		d->next = taken;
+		taken = d;
+	}
+	return taken;
+}
+
 int keyring_remove(struct keyring *kr, uint32_t domain)
 {
 	pthread_mutex_lock(&kr->lock);
 	struct domain **at = domain_at(kr, domain);
-	struct domain *d = *at;
-	if (d)
+	struct domain *d = *at, *origins = NULL;
+	if (d) {
 		*at = d->next;
+		origins = origins_take(kr, domain);
+	}
 	pthread_mutex_unlock(&kr->lock);
 	if (!d)
 		return -ENOENT;
 	keyring_put(kr, &d->pub);
+	list_put(kr, &origins);
 	return 0;
+}
+
+/* --- origins --- */
+
+int keyring_add_origin(struct keyring *kr, uint32_t domain, const uint8_t uuid[16], uint32_t of,
+        const uint8_t data_key[SEAL_KEY_LEN])
+{
+	struct domain *d = NULL;
+	int r = domain_new(uuid, of, data_key, &d);
+
+	if (r < 0)
+		return r;
+	d->local = domain;
+	memcpy(d->uuid, uuid, sizeof(d->uuid));
+	pthread_mutex_lock(&kr->lock);
+	if (*domain_at(kr, domain)) {
+		d->next = kr->origins;
+		kr->origins = STEAL(d);
+	} else {
+		r = -ENOENT;
+	}
+	pthread_mutex_unlock(&kr->lock);
+	domain_free(d);
+	return r;
+}
+
+const struct crypto_domain *keyring_get_origin(
+        struct keyring *kr, const uint8_t uuid[16], uint32_t of)
+{
+	if (!memcmp(uuid, kr->uuid, sizeof(kr->uuid)))
+		return of ? keyring_get(kr, of) : NULL;
+	pthread_mutex_lock(&kr->lock);
+	struct domain *d = kr->origins;
+	while (d && (d->pub.id != of || memcmp(d->uuid, uuid, sizeof(d->uuid)) != 0))
+		d = d->next;
+	if (d)
+		atomic_fetch_add_explicit(&d->refs, 1, memory_order_relaxed);
+	pthread_mutex_unlock(&kr->lock);
+	return d ? &d->pub : NULL;
+}
+
+const uint8_t *keyring_uuid(const struct keyring *kr)
+{
+	return kr->uuid;
 }
 
 const struct crypto_domain *keyring_get(struct keyring *kr, uint32_t domain)

@@ -50,6 +50,19 @@ void keyring_put(struct keyring *kr, const struct crypto_domain *d); /* accepts 
 bool keyring_has(struct keyring *kr, uint32_t domain);
 
 /*
+ * A domain whose data key came from another datastore (its slots did, with what is sealed there): besides the
+ * keys that are derived for this one, those of its origin, to open what was sealed there.  They go with the
+ * domain.  -ENOENT: the domain is not there.
+ */
+int keyring_add_origin(struct keyring *kr, uint32_t domain, const uint8_t uuid[16], uint32_t of,
+        const uint8_t data_key[SEAL_KEY_LEN]) MUST_CHECK;
+/* The keys of domain `of` of the datastore with that uuid, this one's too; or NULL.  keyring_put. */
+const struct crypto_domain *keyring_get_origin(
+        struct keyring *kr, const uint8_t uuid[16], uint32_t of);
+/* Of this datastore; 16 bytes. */
+const uint8_t *keyring_uuid(const struct keyring *kr);
+
+/*
  * Before the first key comes into this process: no core dumps (also not by ptrace or a crash
  * handler), all memory locked, so that neither keys nor plaintext reach swap.  -EPERM, -ENOMEM with
  * em: what limit to raise.

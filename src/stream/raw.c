@@ -121,7 +121,8 @@ int raw_map_next(struct bytes_in *in, struct sealed_item *ret_item)
 	it.node = bytes_take_u64(in);
 	it.blob = bytes_take(in, it.len);
 	const bool leaf = kind == SEALED_LEAF;
-	if (in->failed || zero || it.n < 1 || it.first >= LEAVES_MAX || it.n > LEAVES_MAX - it.first)
+	if (in->failed || zero || it.n < 1 || it.first >= LEAVES_MAX ||
+	        it.n > LEAVES_MAX - it.first)
 		return -EUCLEAN;
 	if (!leaf && (it.node || it.len || (kind != SEALED_HOLE && kind != SEALED_ZERO)))
 		return -EUCLEAN;

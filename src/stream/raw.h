@@ -25,17 +25,17 @@ enum raw_type {
 	RAW_TYPES_END,
 };
 
-#define RAW_NAME_MAX      64u
-#define RAW_SLOTS_MAX     16u
-#define RAW_PIECE_MAX     (1u << 20) /* bytes of a segment in one record */
-#define RAW_MAP_MAX       (256u << 10) /* a record of items is sent once it is so long */
-#define RAW_SEGMENT_HEAD  24u
-#define RAW_ITEM_HEAD     20u
+#define RAW_NAME_MAX     64u
+#define RAW_SLOTS_MAX    16u
+#define RAW_PIECE_MAX    (1u << 20)   /* bytes of a segment in one record */
+#define RAW_MAP_MAX      (256u << 10) /* a record of items is sent once it is so long */
+#define RAW_SEGMENT_HEAD 24u
+#define RAW_ITEM_HEAD    20u
 
 /* Whose key it is, as where it was made, and the slots as they are. */
 struct raw_key {
-	uint8_t uuid[16];     /* of the datastore whose keys these are: salt of their derivation */
-	uint32_t domain;      /* that leaves and frames are sealed for there */
+	uint8_t uuid[16];      /* of the datastore whose keys these are: salt of their derivation */
+	uint32_t domain;       /* that leaves and frames are sealed for there */
 	uint32_t slots_domain; /* that the slots are bound to (keyslot.h) */
 	char name[RAW_NAME_MAX + 1];
 	unsigned n;
@@ -78,7 +78,8 @@ struct raw_progress {
 	uint32_t segment_total, segment_have;
 	uint64_t items, segments;
 };
-int raw_progress_take(struct raw_progress *p, unsigned type, const uint8_t *data, size_t len) MUST_CHECK;
+int raw_progress_take(
+        struct raw_progress *p, unsigned type, const uint8_t *data, size_t len) MUST_CHECK;
 /* Nothing is cut off in the middle.  -EUCLEAN. */
 int raw_progress_end(const struct raw_progress *p) MUST_CHECK;
 

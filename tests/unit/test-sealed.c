@@ -7,10 +7,10 @@
 #include "store/snapshot.h"
 #include "stream/raw.h"
 
-#define SEALED 1001u /* images of domain 1 */
-#define OTHER  1002u
+#define SEALED  1001u /* images of domain 1 */
+#define OTHER   1002u
 #define FOREIGN 2001u /* of domain 2 */
-#define DOMAIN 1u
+#define DOMAIN  1u
 
 static const uint8_t key_1[SEAL_KEY_LEN] = "key one", key_2[SEAL_KEY_LEN] = "key two";
 
@@ -106,8 +106,7 @@ static int take_item(void *arg, const struct sealed_item *it)
 	return 0;
 }
 
-static int take_segment(
-        void *arg, const struct segment_row *row, const uint8_t *frames, size_t len)
+static int take_segment(void *arg, const struct segment_row *row, const uint8_t *frames, size_t len)
 {
 	struct copy *c = arg;
 	unsigned at = 0;
