@@ -637,7 +637,22 @@ static int locs_read(struct segment_read *rd, const uint64_t *locs, unsigned n)
 	return ret;
 }
 
-<<<<<<< HEAD
+int segments_read(
+        struct segments *ss, const uint64_t *locs, unsigned n, segments_frame_fn *fn, void *arg)
+{
+	struct segment_read rd = {.ss = ss, .fn = fn, .arg = arg};
+
+	return locs_read(&rd, locs, n);
+}
+
+int segments_read_packed(
+        struct segments *ss, const uint64_t *locs, unsigned n, segments_packed_fn *fn, void *arg)
+{
+	struct segment_read rd = {.ss = ss, .packed = fn, .arg = arg};
+
+	return locs_read(&rd, locs, n);
+}
+
 /* --- as it is --- */
 
 int segments_copy(struct segments *ss, uint64_t segment, uint8_t *buf, struct segment_row *ret_row)
@@ -667,22 +682,6 @@ int segments_copy(struct segments *ss, uint64_t segment, uint8_t *buf, struct se
 	if (r == 0)
 		*ret_row = row;
 	return r == 0 || r == -ENOMEM || r == -ESTALE ? r : -EIO;
-=======
-int segments_read(
-        struct segments *ss, const uint64_t *locs, unsigned n, segments_frame_fn *fn, void *arg)
-{
-	struct segment_read rd = {.ss = ss, .fn = fn, .arg = arg};
-
-	return locs_read(&rd, locs, n);
-}
-
-int segments_read_packed(
-        struct segments *ss, const uint64_t *locs, unsigned n, segments_packed_fn *fn, void *arg)
-{
-	struct segment_read rd = {.ss = ss, .packed = fn, .arg = arg};
-
-	return locs_read(&rd, locs, n);
->>>>>>> send
 }
 
 /* --- hashes --- */
