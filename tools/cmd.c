@@ -26,6 +26,7 @@ const struct command *const commands[] = {
         &cmd_snapshot,
         &cmd_clone,
         &cmd_diff,
+        &cmd_send,
         &cmd_filter,
         &cmd_policy,
         &cmd_audit,
