@@ -46,25 +46,15 @@ static json_t *part_json(const struct sealed_part *p)
 
 char *sealed_flag_encode(const struct sealed_flag *f)
 {
-	json_t *json = NULL;
+	json_t *parts = json_array();
+	bool good = parts;
 	char *text = NULL;
 
-	if (!f->domain) {
-		json = json_pack("{s:I, s:b}", "holder", (json_int_t)f->holder, "ready", f->ready);
-	} else {
-		json_t *parts = json_array();
-		bool good = parts;
-		for (size_t i = 0; good && i < f->n; i++)
-			good = json_array_append_new(parts, part_json(&f->parts[i])) == 0;
-		json = json_pack("{s:I, s:o, s:I, s:I, s:I}", "domain", (json_int_t)f->domain,
-		        "parts", parts, "opening", (json_int_t)f->opening, "done",
-		        (json_int_t)f->done, "leaf", (json_int_t)f->leaf);
-		if (!good) {
-			json_decref(json);
-			return NULL;
-		}
-	}
-	if (json)
+	for (size_t i = 0; good && i < f->n; i++)
+		good = json_array_append_new(parts, part_json(&f->parts[i])) == 0;
+	json_t *json =
+	        json_pack("{s:I, s:o}", "domain", (json_int_t)f->domain, "parts", parts);
+	if (json && good)
 		text = json_dumps(json, JSON_COMPACT | JSON_SORT_KEYS);
 	json_decref(json);
 	return text;
@@ -112,23 +102,11 @@ static int parts_take(const json_t *list, struct sealed_flag *f)
 
 static int flag_take(const json_t *json, struct sealed_flag *f)
 {
-	const json_t *ready = json_object_get(json, "ready");
-	uint64_t domain = 0, done = 0, leaf = 0;
+	uint64_t domain = 0;
 
-	if (!json_object_get(json, "domain")) {
-		if (!number_take(json, "holder", INT64_MAX, &f->holder) || !json_is_boolean(ready))
-			return -EUCLEAN;
-		f->ready = json_is_true(ready);
-		return 0;
-	}
-	if (!number_take(json, "domain", UINT32_MAX, &domain) || domain == 0 ||
-	        !number_take(json, "opening", INT64_MAX, &f->opening) ||
-	        !number_take(json, "done", SEALED_PARTS_MAX, &done) ||
-	        !number_take(json, "leaf", UINT32_MAX, &leaf))
+	if (!number_take(json, "domain", UINT32_MAX, &domain) || domain == 0)
 		return -EUCLEAN;
 	f->domain = (uint32_t)domain;
-	f->done = (uint32_t)done;
-	f->leaf = (uint32_t)leaf;
 	return parts_take(json_object_get(json, "parts"), f);
 }
 

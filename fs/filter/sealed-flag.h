@@ -1,25 +1,23 @@
 /*
- * sealed-flag.h - what is known of an image that was received sealed, and of one that it is being opened into
+ * sealed-flag.h - what is known of an image that was received sealed
  *
- * Row RECORD_FLAG (owner: inode, id SEALED_FLAG), JSON; goes with the inode.  Two kinds:
+ * Row RECORD_FLAG (owner: inode, id SEALED_FLAG), JSON; goes with the inode.  The content of such a file, the
+ * *holder*, is not an image but what came of raw streams (src/stream/RAW.md), byte for byte as a sender writes
+ * them: it does not open, for anybody.
  *
- *	holder   its content is not an image but what came of raw streams (src/stream/RAW.md), byte for byte: it does
- *	         not open.  {"domain": crypto domain of this datastore that has its data key, "parts": [{"len": bytes
- *	         of content, "whole": the stream ended as it should, "guid", "guid_from", "snapshot"}],
- *	         "opening": inode of the other kind, or 0, "done": parts that are snapshots of it, "leaf": leaves of the
- *	         part that is being opened which are in place}
- *	opening  the image that a holder becomes (fs/stream/raw-open.c): {"holder": inode, "ready": bool}.  It does
- *	         not open before it is ready; then it takes the holder's name.
+ *	{"domain": crypto domain of this datastore that has its data key, "parts": [{"len": bytes of content,
+ *	"whole": the stream ended as it should, "guid", "guid_from", "snapshot"}]}
  *
- * Parts follow each other in the holder's content.  One that is not whole was cut off, and the next one, if there
- * is any, goes on with it: same guids.
+ * Parts follow each other in the content.  One that is not whole was cut off, and the next one, if there is any,
+ * goes on with it: same guids.  Content behind the last part is of a stream that was being received when the
+ * daemon died.
  */
 #pragma once
 
 #include "base/compiler.h"
 #include "stream/stream.h"
 
-#define SEALED_FLAG      2u /* id of the row */
+#define SEALED_FLAG      3u /* id of the row */
 #define SEALED_PARTS_MAX 4096u
 
 struct sealed_part {
@@ -30,14 +28,9 @@ struct sealed_part {
 };
 
 struct sealed_flag {
-	uint32_t domain;           /* 0: it is the other kind */
+	uint32_t domain;
 	struct sealed_part *parts; /* owned */
 	size_t n;
-	uint64_t opening;
-	uint32_t done, leaf;
-	/* The other kind. */
-	uint64_t holder;
-	bool ready;
 };
 
 void sealed_flag_release(struct sealed_flag *f);

@@ -166,6 +166,51 @@ int raw_piece_decode(const uint8_t *data, size_t len, struct raw_piece *ret_piec
 
 /* --- in order --- */
 
+void raw_from_encode(const struct raw_from *from, uint8_t buf[RAW_FROM_LEN])
+{
+	put_u32(buf, from->leaf);
+	put_u32(buf + 4, 0);
+	put_u64(buf + 8, from->segment);
+}
+
+int raw_from_decode(const uint8_t *data, size_t len, struct raw_from *ret_from)
+{
+	if (len != RAW_FROM_LEN || get_u32(data + 4))
+		return -EUCLEAN;
+	const struct raw_from from = {get_u32(data), get_u64(data + 8)};
+	const bool in_segments = from.segment > 0;
+	if (in_segments ? from.leaf != UINT32_MAX || from.segment > SEGMENT_ID_MAX
+	                : from.leaf > LEAVES_MAX)
+		return -EUCLEAN;
+	*ret_from = from;
+	return 0;
+}
+
+/* It leaves out what was there, and nothing else. */
+static int from_take(struct raw_progress *p, const uint8_t *data, size_t len)
+{
+	struct raw_from from;
+
+	if (p->begun || raw_from_decode(data, len, &from) < 0)
+		return -EUCLEAN;
+	p->begun = true;
+	if (p->in_segments ? from.segment != p->segment : from.segment || from.leaf != p->leaf_end)
+		return -EUCLEAN;
+	return 0;
+}
+
+struct raw_from raw_progress_cut(struct raw_progress *p)
+{
+	if (p->segment_have < p->segment_total) {
+		p->segment = p->segment_before;
+		p->segments--;
+	}
+	p->segment_have = p->segment_total = 0;
+	p->has_key = p->begun = false;
+	p->in_segments = p->segment > 0;
+	return (struct raw_from){p->in_segments ? UINT32_MAX : p->leaf_end, p->segment};
+}
+
 static int items_take(struct raw_progress *p, const uint8_t *data, size_t len)
 {
 	struct bytes_in in = {.data = data, .len = len};
@@ -196,6 +241,7 @@ static int piece_take(struct raw_progress *p, const uint8_t *data, size_t len)
 	if (p->segment_have == p->segment_total) {
 		if (piece.id <= p->segment || piece.off)
 			return -EUCLEAN;
+		p->segment_before = p->segment;
 		p->segment = piece.id;
 		p->segment_total = piece.total;
 		p->segment_have = 0;
@@ -220,6 +266,12 @@ int raw_progress_take(struct raw_progress *p, unsigned type, const uint8_t *data
 	}
 	if (!p->has_key)
 		return -EUCLEAN;
+	if (type == RAW_FROM)
+		return from_take(p, data, len);
+	/* What was cut is gone on with where it was. */
+	if (!p->begun && (p->leaf_end || p->in_segments))
+		return -EUCLEAN;
+	p->begun = true;
 	if (type == RAW_MAP)
 		return p->in_segments ? -EUCLEAN : items_take(p, data, len);
 	return type == RAW_SEGMENT ? piece_take(p, data, len) : -EUCLEAN;
@@ -239,8 +291,8 @@ void raw_token_text(const struct raw_token *t, char ret_text[RAW_TOKEN_TEXT])
 
 	memcpy(bytes, t->guid, STREAM_GUID_LEN);
 	memcpy(bytes + 16, t->guid_from, STREAM_GUID_LEN);
-	put_u32(bytes + 32, t->leaf);
-	put_u64(bytes + 36, t->segment);
+	put_u32(bytes + 32, t->from.leaf);
+	put_u64(bytes + 36, t->from.segment);
 	put_u32(bytes + TOKEN_LEN, (uint32_t)XXH3_64bits(bytes, TOKEN_LEN));
 	for (unsigned i = 0; i < sizeof(bytes); i++)
 		at += sprintf(at, "%02x", bytes[i]);
@@ -276,7 +328,7 @@ int raw_token_parse(const char *text, struct raw_token *ret_t)
 		return -EINVAL;
 	memcpy(ret_t->guid, bytes, STREAM_GUID_LEN);
 	memcpy(ret_t->guid_from, bytes + 16, STREAM_GUID_LEN);
-	ret_t->leaf = get_u32(bytes + 32);
-	ret_t->segment = get_u64(bytes + 36);
+	ret_t->from.leaf = get_u32(bytes + 32);
+	ret_t->from.segment = get_u64(bytes + 36);
 	return 0;
 }

@@ -3,7 +3,7 @@
  *
  * Bytes and meaning in RAW.md beside this.  In a stream with the flag STREAM_RAW (stream.h) the body is
  *
- *	KEY MAP* SEGMENT*
+ *	KEY [FROM] MAP* SEGMENT*
  *
  * as opaque records: the slots that wrap the data key; the leaves of the map, sealed; the frames of the crypto
  * domain, sealed.  Here is their codec, and what can be said of them without the key.
@@ -22,7 +22,7 @@ enum raw_type {
 	RAW_KEY = STREAM_OPAQUE_FIRST,
 	RAW_MAP,
 	RAW_SEGMENT,
-	RAW_TYPES_END,
+	RAW_FROM,
 };
 
 #define RAW_NAME_MAX     64u
@@ -66,28 +66,42 @@ struct raw_piece {
 void raw_piece_encode(const struct raw_piece *p, uint8_t *head);
 int raw_piece_decode(const uint8_t *data, size_t len, struct raw_piece *ret_piece) MUST_CHECK;
 
+/* What an earlier stream of the same guids has brought, and this one leaves out. */
+struct raw_from {
+	uint32_t leaf;    /* items below this leaf; UINT32_MAX: all */
+	uint64_t segment; /* segments up to this id */
+};
+#define RAW_FROM_LEN 16u
+void raw_from_encode(const struct raw_from *from, uint8_t buf[RAW_FROM_LEN]);
+int raw_from_decode(const uint8_t *data, size_t len, struct raw_from *ret_from) MUST_CHECK;
+
 /*
  * Where a stream is, and whether it goes on as it must: order, bounds, leaves that are what they say.  All zero
- * to begin with, but for leaf_end and segment when it is resumed.
+ * to begin with; for the next part of a stream that was cut, raw_progress_cut() first.
  */
 struct raw_progress {
-	bool has_key, in_segments;
+	bool has_key, in_segments, begun;
 	struct raw_key key;
 	uint32_t leaf_end; /* all items below this leaf were there */
 	uint64_t segment;  /* the last one begun; 0: none */
+	uint64_t segment_before;
 	uint32_t segment_total, segment_have;
 	uint64_t items, segments;
 };
 int raw_progress_take(
         struct raw_progress *p, unsigned type, const uint8_t *data, size_t len) MUST_CHECK;
+/*
+ * The stream was cut: what of it need not come again.  A segment that was not there as a whole is.  The next
+ * part begins with a key, and with FROM, if there is anything.
+ */
+struct raw_from raw_progress_cut(struct raw_progress *p);
 /* Nothing is cut off in the middle.  -EUCLEAN. */
 int raw_progress_end(const struct raw_progress *p) MUST_CHECK;
 
 /* Where to go on after a cut. */
 struct raw_token {
 	uint8_t guid[STREAM_GUID_LEN], guid_from[STREAM_GUID_LEN];
-	uint32_t leaf;    /* items from this one on; UINT32_MAX: no more */
-	uint64_t segment; /* segments above this id */
+	struct raw_from from;
 };
 #define RAW_TOKEN_TEXT 128u
 void raw_token_text(const struct raw_token *t, char ret_text[RAW_TOKEN_TEXT]);
