@@ -27,6 +27,7 @@ const struct command *const commands[] = {
         &cmd_clone,
         &cmd_diff,
         &cmd_send,
+        &cmd_receive,
         &cmd_filter,
         &cmd_policy,
         &cmd_audit,

@@ -61,6 +61,7 @@ struct control_request {
 	const char *from, *token;
 	struct control_texts images, settings, args; /* items NULL: not given */
 	bool full, lazy, force, recursive, wait, verify, dry_run;
+	bool properties;
 	uint64_t slot, offset;
 	bool slot_given;
 	json_t *json; /* owned */
@@ -113,6 +114,7 @@ extern const struct control_op control_ops[];          /* ops.c */
 extern const struct control_op control_filter_ops[];   /* filter-ops.c */
 extern const struct control_op control_snapshot_ops[]; /* snapshot-ops.c */
 extern const struct control_op control_stream_ops[];   /* stream-ops.c */
+extern const struct control_op control_receive_ops[];  /* receive-ops.c */
 extern const struct control_op keys_ops[];             /* fs/filter/keys-ops.c */
 
 /* Parses a line as a client sent it (any bytes, no terminator needed).  -EBADMSG with em. */

@@ -49,6 +49,7 @@ static const struct field fields[] = {
         {"wait", FIELD_FLAG, AT(wait)},
         {"verify", FIELD_FLAG, AT(verify)},
         {"dry_run", FIELD_FLAG, AT(dry_run)},
+        {"properties", FIELD_FLAG, AT(properties)},
         {"slot", FIELD_NUMBER, AT(slot), CONTROL_NEEDS_SLOT},
         {"offset", FIELD_NUMBER, AT(offset)},
 };
@@ -85,7 +86,7 @@ static const struct control_op *op_in(const struct control_op *table, const char
 static int op_find(const json_t *name, const struct control_op **ret_op, struct errmsg *em)
 {
 	const struct control_op *const tables[] = {control_ops, control_filter_ops,
-	        control_snapshot_ops, control_stream_ops, keys_ops};
+	        control_snapshot_ops, control_stream_ops, control_receive_ops, keys_ops};
 	const struct control_op *op = NULL;
 
 	if (!json_is_string(name))

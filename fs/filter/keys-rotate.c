@@ -128,6 +128,8 @@ static int move_add(void *arg, uint64_t ino, uint64_t link, uint32_t domain)
 	const int r = ns_inode_get(m->k->env.ns, ino, &inode);
 	if (r < 0)
 		return r == -ENOENT ? 0 : r; /* deleted meanwhile */
+	if (inode.nlink == 0)
+		return 0; /* going; or being received, and moved when that is over: until then it counts */
 	m->list[m->n++] = (struct move){ino, link, domain, S_ISDIR(inode.mode)};
 	return 0;
 }

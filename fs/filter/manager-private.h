@@ -26,6 +26,7 @@
 #define FILTER_PATH_MAX      4096u
 #define FILTER_IMAGE_BUCKETS 256u
 #define AUDIT_MARKS_MAX      64u
+#define RECEIVES_MAX         16u /* at a time; as many clients as there may be */
 
 /* Types of links, for messages about a stage that is coming or going. */
 struct link_note {
@@ -77,6 +78,9 @@ struct manager {
 	uint64_t marks_first, marks_end;
 	pthread_mutex_t images_lock;
 	struct filter_image *images[FILTER_IMAGE_BUCKETS];
+	/* Hidden images that streams are being received into (fs/stream); 0: the place is free. */
+	pthread_mutex_t receive_lock; /* innermost; guards them */
+	uint64_t receiving[RECEIVES_MAX];
 };
 
 /* --- rows --- */

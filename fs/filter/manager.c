@@ -132,6 +132,7 @@ static struct manager *manager_alloc(struct datastore *ds, struct vfs *v)
 	pthread_mutex_init(&m->lock, NULL);
 	pthread_mutex_init(&m->record_lock, NULL);
 	pthread_mutex_init(&m->images_lock, NULL);
+	pthread_mutex_init(&m->receive_lock, NULL);
 	return m;
 }
 
@@ -199,6 +200,7 @@ void manager_free(struct manager *m)
 	pthread_mutex_destroy(&m->lock);
 	pthread_mutex_destroy(&m->record_lock);
 	pthread_mutex_destroy(&m->images_lock);
+	pthread_mutex_destroy(&m->receive_lock);
 	free(m);
 }
 

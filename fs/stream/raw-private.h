@@ -12,7 +12,7 @@
 
 #include "fs/filter/manager-private.h"
 #include "fs/filter/sealed-flag.h"
-#include "fs/stream/raw.h"
+#include "fs/stream/raw-stream.h"
 #include "stream/raw.h"
 
 /* --- raw-holder.c --- */

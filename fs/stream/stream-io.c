@@ -156,6 +156,11 @@ void record_reader_freep(struct record_reader **r)
 	record_reader_free(*r);
 }
 
+uint64_t record_reader_bytes(const struct record_reader *r)
+{
+	return stream_in_bytes(r->in);
+}
+
 int record_read(struct record_reader *r, struct stream_record *ret_rec, struct errmsg *em)
 {
 	uint8_t *buf = NULL;

@@ -34,3 +34,4 @@ void record_reader_freep(struct record_reader **r);
  */
 int record_read(
         struct record_reader *r, struct stream_record *ret_rec, struct errmsg *em) MUST_CHECK;
+uint64_t record_reader_bytes(const struct record_reader *r);

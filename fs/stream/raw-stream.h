@@ -1,5 +1,5 @@
 /*
- * raw.h - encrypted images that are sent and received without their key
+ * raw-stream.h - encrypted images that are sent and received without their key
  *
  * What a raw stream is stands in src/stream/RAW.md.  A snapshot is sent as it is stored (raw-send.c).  Who
  * receives it without the key keeps it as it came, in a *holder* (fs/filter/sealed-flag.h): an inode of the
