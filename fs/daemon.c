@@ -200,6 +200,8 @@ static int control_start(struct daemon *d, struct errmsg *em)
 	        .arg = d,
 	        .manager = d->manager,
 	};
+
+	manager_set_invalidate(d->manager, daemon_invalidate, d);
 	const int r = control_server_start(&host, &d->control, em);
 
 	if (r < 0 && d->opt->store.read_only) { /* a read-only medium, or a second reader */

@@ -60,7 +60,7 @@ struct control_request {
 	const char *other, *other_name, *holder;
 	const char *from, *token;
 	struct control_texts images, settings, args; /* items NULL: not given */
-	bool full, lazy, force, recursive, wait, verify, dry_run;
+	bool full, lazy, force, recursive, wait, verify, dry_run, raw;
 	bool properties;
 	uint64_t slot, offset;
 	bool slot_given;

@@ -49,6 +49,7 @@ static const struct field fields[] = {
         {"wait", FIELD_FLAG, AT(wait)},
         {"verify", FIELD_FLAG, AT(verify)},
         {"dry_run", FIELD_FLAG, AT(dry_run)},
+        {"raw", FIELD_FLAG, AT(raw)},
         {"properties", FIELD_FLAG, AT(properties)},
         {"slot", FIELD_NUMBER, AT(slot), CONTROL_NEEDS_SLOT},
         {"offset", FIELD_NUMBER, AT(offset)},

@@ -63,6 +63,14 @@ static int env_domain_unlocked(void *arg, uint32_t domain)
 	return store_domain_unlocked(m->ds->store, domain);
 }
 
+static void env_unlocked(void *arg)
+{
+	const struct manager *m = arg;
+
+	if (m->jobs)
+		jobs_kick(m->jobs);
+}
+
 static int env_domain_lock(void *arg, uint32_t domain)
 {
 	const struct manager *m = arg;
@@ -125,6 +133,7 @@ int keys_new(struct manager *m, struct keys **ret_keys, struct errmsg *em)
 	        .protect = keyring_protect,
 	        .domain_unlocked = env_domain_unlocked,
 	        .domain_lock = env_domain_lock,
+	        .unlocked = env_unlocked,
 	        .image_open = env_image_open,
 	        .path_of = env_path_of,
 	        .move = env_move,

@@ -53,6 +53,8 @@ struct keys_env {
 	/* The store's part of unlocking and locking a domain (store.h). */
 	int (*domain_unlocked)(void *arg, uint32_t domain);
 	int (*domain_lock)(void *arg, uint32_t domain);
+	/* A key is unlocked: what waits for one is tried again.  May be NULL. */
+	void (*unlocked)(void *arg);
 	/* Is this image open, or at work in the background?  Inside the lock. */
 	bool (*image_open)(void *arg, uint64_t ino);
 	void (*path_of)(void *arg, uint64_t ino, char *buf, size_t cap);

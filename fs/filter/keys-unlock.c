@@ -103,6 +103,8 @@ int key_unlock(struct keys *k, const struct filter_caller *who, const char *name
 		if (key_rotate_resume(k, who, name, &why) < 0)
 			log_error("key '%s': its rotation does not go on: %s", name, why.text);
 	}
+	if (r == 0 && k->env.unlocked)
+		k->env.unlocked(k->env.arg);
 	if (r == 0)
 		r = images_json(k, &key, ret_json);
 	pthread_mutex_unlock(&k->op_lock);

@@ -81,7 +81,13 @@ struct manager {
 	/* Hidden images that streams are being received into (fs/stream); 0: the place is free. */
 	pthread_mutex_t receive_lock; /* innermost; guards them */
 	uint64_t receiving[RECEIVES_MAX];
+	/* For jobs; receive_lock.  NULL: nobody caches anything. */
+	void (*invalidate)(void *arg, uint64_t ino, const char *name);
+	void *invalidate_arg;
 };
+
+/* manager: calls what manager_set_invalidate() set, if that is anything. */
+void manager_invalidate(void *manager, uint64_t ino, const char *name);
 
 /* --- rows --- */
 /*

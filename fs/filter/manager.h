@@ -30,6 +30,12 @@ struct filter_caller {
 
 int manager_new(
         struct datastore *ds, struct vfs *v, struct manager **ret_m, struct errmsg *em) MUST_CHECK;
+/*
+ * What drops names and attributes that the kernel caches, for what jobs do (fs/snapshot/snapshots.h).  It may be
+ * called until manager_stop() returns.
+ */
+void manager_set_invalidate(
+        struct manager *m, void (*fn)(void *arg, uint64_t ino, const char *name), void *arg);
 /* Starts the jobs that a crash or unmount left.  After vfs_attach. */
 int manager_start(struct manager *m, struct errmsg *em) MUST_CHECK;
 /*

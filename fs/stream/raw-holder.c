@@ -205,8 +205,8 @@ int holder_tail(const struct holder *h, uint64_t size, struct sealed_part *ret_p
 		if (rec.type == STREAM_BEGIN) {
 			memcpy(part.guid, rec.begin.guid, sizeof(part.guid));
 			memcpy(part.guid_from, rec.begin.guid_from, sizeof(part.guid_from));
-			begun = true;
 		}
+		begun = begun || rec.type == (enum stream_type)RAW_KEY;
 		if (rec.type == STREAM_META)
 			name_take(&rec.meta, part.snapshot);
 		if (rec.type == STREAM_END)

@@ -55,6 +55,11 @@ int holder_progress(const struct holder *h, size_t from, struct raw_progress *re
  */
 int holder_tail(const struct holder *h, uint64_t size, struct sealed_part *ret_part) MUST_CHECK;
 
+/* --- raw-receive.c --- */
+/* Nobody else fills or opens this holder; -EBUSY: somebody does; -EAGAIN: too many at a time. */
+int raw_claim(struct manager *m, uint64_t ino) MUST_CHECK;
+void raw_unclaim(struct manager *m, uint64_t ino);
+
 /* --- raw-index.c --- */
 struct raw_index;
 /* crypto: of where it was sealed; not owned. */

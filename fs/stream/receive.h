@@ -25,6 +25,8 @@ struct receive_request {
 	const char *target;
 	bool force; /* incremental: although the image was changed since; keeps what it is now */
 	bool properties; /* all filters, and the owner, as they were at the sender */
+	/* Of a whole stream: encrypted with this named key, whatever the directory says; NULL: no. */
+	const char *key;
 	int in_fd;       /* the stream; not owned, as the others */
 	int back_fd;     /* answers to the sender; -1: none */
 	int cut_fd;      /* at its end (POLLRDHUP): give up; -1: none */
