@@ -106,9 +106,9 @@ static int send_report(void *arg, struct datastore *ds, struct progress *progres
 
 static json_t *request_make(const struct send *s)
 {
-	json_t *json = json_pack("{s:s, s:o, s:o, s:b, s:b}", "op", "send", "target",
-	        text_json(s->path), "name", text_json(s->source.name), "dry_run", s->dry_run, "raw",
-	        s->raw);
+	json_t *json =
+	        json_pack("{s:s, s:o, s:o, s:b, s:b}", "op", "send", "target", text_json(s->path),
+	                "name", text_json(s->source.name), "dry_run", s->dry_run, "raw", s->raw);
 
 	if (json && s->from)
 		json_object_set_new(json, "from", text_json(s->from));

@@ -329,8 +329,9 @@ static int sealed_check(struct manager *m, uint64_t ino, struct errmsg *em)
 	if (r == -ENOENT)
 		return 0;
 	if (r < 0)
-		return errmsg_set(em, -EIO, "it was received sealed, and what is known of that "
-		                            "cannot be read (weir check)");
+		return errmsg_set(em, -EIO,
+		        "it was received sealed, and what is known of that "
+		        "cannot be read (weir check)");
 	if (keys_name_of(m, f.domain, name) < 0)
 		errmsg_set(em, -ENOKEY, "it was received sealed, and its key is gone");
 	else if (keys_check_domain(m, f.domain, &ignored) < 0)

@@ -52,8 +52,7 @@ char *sealed_flag_encode(const struct sealed_flag *f)
 
 	for (size_t i = 0; good && i < f->n; i++)
 		good = json_array_append_new(parts, part_json(&f->parts[i])) == 0;
-	json_t *json =
-	        json_pack("{s:I, s:o}", "domain", (json_int_t)f->domain, "parts", parts);
+	json_t *json = json_pack("{s:I, s:o}", "domain", (json_int_t)f->domain, "parts", parts);
 	if (json && good)
 		text = json_dumps(json, JSON_COMPACT | JSON_SORT_KEYS);
 	json_decref(json);

@@ -20,8 +20,8 @@ struct converting {
 	struct errmsg *em;
 	struct raw_index *index; /* owned */
 	struct stream_begin begin;
-	bool begun;     /* BEGIN went out */
-	uint64_t end;   /* bytes, whole chunks */
+	bool begun;   /* BEGIN went out */
+	uint64_t end; /* bytes, whole chunks */
 	uint64_t pos;
 	/* A frame that is being filled. */
 	struct stream_data data;
@@ -33,7 +33,8 @@ static int not_authentic(struct converting *cv, int r, uint32_t leaf)
 {
 	if (r == -EUCLEAN)
 		return errmsg_set(cv->em, r,
-		        "what was received is damaged or was tampered with, at %u MiB of the image: "
+		        "what was received is damaged or was tampered with, at %u MiB of the "
+		        "image: "
 		        "it is not authentic",
 		        leaf);
 	if (r == -ENOENT)
@@ -95,8 +96,7 @@ static int data_out(struct converting *cv)
 		return 0;
 	rec.data.codec = CODEC_RAW;
 	rec.data.n_places = cv->data.n;
-	rec.data.payload =
-	        (struct stream_bytes){cv->chunks, (size_t)cv->data.n * CHUNK_SIZE};
+	rec.data.payload = (struct stream_bytes){cv->chunks, (size_t)cv->data.n * CHUNK_SIZE};
 	cv->data.n = 0;
 	return record_out(cv, &rec);
 }
@@ -170,8 +170,9 @@ static int item_out(struct converting *cv, const struct sealed_item *it)
 		return -EINTR;
 	if (r < 0 || off >= cv->end)
 		return r;
-	r = it->kind == SEALED_LEAF ? leaf_out(cv, it)
-	                            : fill_out(cv, off, it->n * LEAF_BYTES, it->kind == SEALED_ZERO);
+	r = it->kind == SEALED_LEAF
+	            ? leaf_out(cv, it)
+	            : fill_out(cv, off, it->n * LEAF_BYTES, it->kind == SEALED_ZERO);
 	return r < 0 ? r : pos_out(cv, off + it->n * LEAF_BYTES);
 }
 

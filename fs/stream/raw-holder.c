@@ -55,9 +55,9 @@ bool holder_stream(const struct holder *h, size_t from, size_t *ret_end)
 
 struct part_reader {
 	struct image *img;
-	struct stream_in *in;   /* owned */
+	struct stream_in *in;  /* owned */
 	uint64_t off, at, end; /* in the image: beginning, next byte, end */
-	uint64_t good;          /* bytes of whole records */
+	uint64_t good;         /* bytes of whole records */
 };
 
 void part_reader_free(struct part_reader *p)
@@ -151,14 +151,14 @@ static int part_follow(
 	int r = part_reader_new(h->img, off, end, &p);
 
 	while (r == 0 && (r = part_read(p, &rec, &at)) == 1)
-		r = is_opaque(&rec) ? raw_progress_take(progress, rec.type, rec.opaque.data,
-		                              rec.opaque.len)
-		                    : 0;
+		r = is_opaque(&rec)
+		            ? raw_progress_take(progress, rec.type, rec.opaque.data, rec.opaque.len)
+		            : 0;
 	return r;
 }
 
-int holder_progress(const struct holder *h, size_t from, struct raw_progress *ret_p,
-        struct raw_from *ret_from)
+int holder_progress(
+        const struct holder *h, size_t from, struct raw_progress *ret_p, struct raw_from *ret_from)
 {
 	uint64_t off = holder_offset(h, from);
 	struct raw_progress progress = {0};

@@ -19,7 +19,6 @@
 #define FRAMES       64u
 #define SEGMENTS_MAX (1u << 24)
 
-
 struct piece_at {
 	uint64_t at;
 	uint32_t off, len;
@@ -118,8 +117,7 @@ static int segment_begin(struct raw_index *ix, const struct raw_piece *piece)
 			return -E2BIG;
 		if (ix->n == ix->cap) {
 			const size_t cap = ix->cap ? 2 * ix->cap : 256;
-			struct index_segment *p =
-			        reallocarray(ix->segments, cap, sizeof(*p));
+			struct index_segment *p = reallocarray(ix->segments, cap, sizeof(*p));
 			if (!p)
 				return -ENOMEM;
 			ix->segments = p;
@@ -161,8 +159,8 @@ int raw_index_add(struct raw_index *ix, const struct raw_piece *piece, uint64_t 
 }
 
 /* Bytes [off, off + len) of a segment's frames. */
-static int segment_read(
-        struct raw_index *ix, const struct index_segment *s, uint32_t off, uint32_t len, uint8_t *to)
+static int segment_read(struct raw_index *ix, const struct index_segment *s, uint32_t off,
+        uint32_t len, uint8_t *to)
 {
 	int r = off <= s->have && len <= s->have - off ? 0 : -EUCLEAN;
 
@@ -170,16 +168,16 @@ static int segment_read(
 		const struct piece_at *p = &s->pieces[i];
 		const uint32_t from = MAX(off, p->off), end = MIN(off + len, p->off + p->len);
 		if (from < end)
-			r = store_read(ix->img, p->at + (from - p->off), to + (from - off),
-			        end - from);
+			r = store_read(
+			        ix->img, p->at + (from - p->off), to + (from - off), end - from);
 	}
 	return r;
 }
 
 /* --- slots --- */
 
-static int table_get(struct raw_index *ix, const struct index_segment *s,
-        const struct sealed_slots **ret_slots)
+static int table_get(
+        struct raw_index *ix, const struct index_segment *s, const struct sealed_slots **ret_slots)
 {
 	struct kept_table *t = &ix->tables[0];
 	unsigned damaged;

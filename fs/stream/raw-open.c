@@ -36,7 +36,7 @@ struct opening {
 	char key[RAW_NAME_MAX + 1];
 	const struct crypto_domain *crypto; /* of where it was sealed; referenced */
 	uint64_t dir;
-	char path[FILTER_PATH_MAX], name[NS_NAME_MAX + 1];     /* of the holder */
+	char path[FILTER_PATH_MAX], name[NS_NAME_MAX + 1];  /* of the holder */
 	char to[FILTER_PATH_MAX], to_name[NS_NAME_MAX + 1]; /* NAME.opening */
 };
 
@@ -75,8 +75,8 @@ static int place_get(struct opening *op)
 	char *slash = strrchr(op->path, '/');
 	const size_t dir_len = slash ? (size_t)(slash - op->path) : 0;
 	snprintf(op->name, sizeof(op->name), "%s", slash ? slash + 1 : op->path);
-	snprintf(op->to_name, sizeof(op->to_name), "%.*s%s",
-	        (int)(NS_NAME_MAX - strlen(OPENING)), op->name, OPENING);
+	snprintf(op->to_name, sizeof(op->to_name), "%.*s%s", (int)(NS_NAME_MAX - strlen(OPENING)),
+	        op->name, OPENING);
 	snprintf(op->to, sizeof(op->to), "%.*s%s%s", (int)dir_len, op->path, slash ? "/" : "",
 	        op->to_name);
 	op->dir = NS_ROOT_INO;
@@ -136,14 +136,16 @@ static void *produce(void *arg)
 }
 
 /* What both said; who noticed it first is the one who translates. */
-static int outcome(struct opening *op, const struct producing *pr, int received, const struct errmsg *why)
+static int outcome(
+        struct opening *op, const struct producing *pr, int received, const struct errmsg *why)
 {
 	const int made = pr->result;
 
 	if (made == -EINTR || job_stopped(op->m))
 		return -EINTR;
 	if (made < 0 && made != -EPIPE)
-		return errmsg_set(op->em, made, "%s", pr->em.text[0] ? pr->em.text : strerror(-made));
+		return errmsg_set(
+		        op->em, made, "%s", pr->em.text[0] ? pr->em.text : strerror(-made));
 	if (received < 0)
 		return errmsg_set(op->em, received, "%s", why->text);
 	return made;
@@ -151,8 +153,12 @@ static int outcome(struct opening *op, const struct producing *pr, int received,
 
 static int stream_receive(struct opening *op, struct producing *pr, int fd)
 {
-	const struct receive_request rq = {
-	        .target = op->to, .key = op->key, .in_fd = fd, .back_fd = -1, .cut_fd = -1};
+	const struct receive_request rq = {.target = op->to,
+	        .called = op->path,
+	        .key = op->key,
+	        .in_fd = fd,
+	        .back_fd = -1,
+	        .cut_fd = -1};
 	struct manager *m = op->m;
 	struct errmsg why = {0};
 	json_t *json = NULL;

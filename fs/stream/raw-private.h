@@ -31,8 +31,8 @@ bool holder_stream(const struct holder *h, size_t from, size_t *ret_end);
 
 /* The records of bytes [off, end) of a holder, which begin with a prologue. */
 struct part_reader;
-int part_reader_new(struct image *img, uint64_t off, uint64_t end,
-        struct part_reader **ret_p) MUST_CHECK;
+int part_reader_new(
+        struct image *img, uint64_t off, uint64_t end, struct part_reader **ret_p) MUST_CHECK;
 void part_reader_free(struct part_reader *p); /* accepts NULL */
 void part_reader_freep(struct part_reader **p);
 /*

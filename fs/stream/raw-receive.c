@@ -50,12 +50,12 @@ struct raw_receiver {
 	/* The holder; ino 0: not there yet. */
 	struct holder h;
 	uint32_t domain;
-	bool entered; /* a lookup is counted, and it is in manager.receiving */
+	bool entered;        /* a lookup is counted, and it is in manager.receiving */
 	uint64_t begin, off; /* in its content: of this part; of what comes next */
 	uint64_t dir;
 	char name[NS_NAME_MAX + 1]; /* in dir */
 	char path[FILTER_PATH_MAX];
-	struct ns_inode like;            /* of META */
+	struct ns_inode like;             /* of META */
 	char was_called[NS_NAME_MAX + 1]; /* likewise; "" */
 	uint64_t received;
 };
@@ -208,7 +208,8 @@ static int tail_take(struct raw_receiver *rr)
 	if (r < 0 || tail.len == 0)
 		return r;
 	if (f->n == SEALED_PARTS_MAX)
-		return errmsg_set(rr->em, -E2BIG, "it was cut too often: remove it and send it whole");
+		return errmsg_set(
+		        rr->em, -E2BIG, "it was cut too often: remove it and send it whole");
 	struct sealed_part *parts = reallocarray(f->parts, f->n + 1, sizeof(*parts));
 	if (!parts)
 		return -ENOMEM;
@@ -291,8 +292,8 @@ static int holder_find(struct raw_receiver *rr)
 		return r;
 	r = ns_name_get(rr->m->ds->ns, rr->dir, rr->name, &ino, &mode);
 	if (r == -ENOENT && rr->rq->begin->flags & STREAM_INCREMENTAL)
-		return errmsg_set(rr->em, r,
-		        "there is no '%s', which the stream is an update of", rr->path);
+		return errmsg_set(
+		        rr->em, r, "there is no '%s', which the stream is an update of", rr->path);
 	if (r == -ENOENT)
 		return 0;
 	if (r == 0)
@@ -317,8 +318,8 @@ static int making_records(void *arg, struct ns_inode *ret_inode)
 	int r = sealed_flag_put(rr->m->ds->ns, ret_inode->ino, &flag);
 
 	if (r == 0)
-		r = audit_note(rr->m, rr->who, "receive sealed", ret_inode->ino, rr->path, "",
-		        NULL, rr->part.snapshot);
+		r = audit_note(rr->m, rr->who, "receive sealed", ret_inode->ino, rr->path, "", NULL,
+		        rr->part.snapshot);
 	ret_inode->mode = S_IFREG | (rr->like.mode & 0777u);
 	ret_inode->uid = ret_inode->gid = rr->who ? rr->who->uid : 0;
 	ret_inode->mtime = rr->like.mtime;
@@ -327,8 +328,7 @@ static int making_records(void *arg, struct ns_inode *ret_inode)
 }
 
 /* No content yet: rows alone, in a commit. */
-static int making_content(
-        void *arg, uint64_t ino, int (*rows)(void *rows_arg), void *rows_arg)
+static int making_content(void *arg, uint64_t ino, int (*rows)(void *rows_arg), void *rows_arg)
 {
 	struct raw_receiver *rr = arg;
 	struct manager *m = rr->m;
@@ -374,7 +374,8 @@ static int meta_take(struct raw_receiver *rr, const struct stream_bytes *meta)
 	const json_int_t mtime = json_integer_value(json_object_get(json, "mtime_ns"));
 	const char *path = json_string_value(json_object_get(json, "path"));
 	const char *slash = path ? strrchr(path, '/') : NULL;
-	const bool good = name && snapshot_name_good(name) && strlen(name) < sizeof(rr->part.snapshot);
+	const bool good =
+	        name && snapshot_name_good(name) && strlen(name) < sizeof(rr->part.snapshot);
 
 	if (path && strlen(slash ? slash + 1 : path) <= NS_NAME_MAX)
 		strcpy(rr->was_called, slash ? slash + 1 : path);
@@ -411,8 +412,8 @@ static int key_take(struct raw_receiver *rr)
 	int r = keys_import(rr->m, rr->who, &rr->at.key, &domain, rr->em);
 
 	if (r == 0 && rr->h.ino && domain != rr->domain)
-		return errmsg_set(rr->em, -EINVAL,
-		        "it is sealed with another key than '%s' is", rr->path);
+		return errmsg_set(
+		        rr->em, -EINVAL, "it is sealed with another key than '%s' is", rr->path);
 	rr->domain = domain;
 	rr->has_key = r == 0;
 	return r == 0 && !rr->h.ino ? holder_make(rr) : r;
@@ -422,7 +423,8 @@ static int opaque_take(struct raw_receiver *rr, struct stream_record *rec)
 {
 	int r;
 
-	if (rr->was_cut && rr->has_key && !rr->at.begun && rec->type != (enum stream_type)RAW_FROM) {
+	if (rr->was_cut && rr->has_key && !rr->at.begun &&
+	        rec->type != (enum stream_type)RAW_FROM) {
 		r = begin_anew(rr);
 		if (r < 0)
 			return r;
@@ -493,7 +495,8 @@ static int job_put(struct raw_receiver *rr, struct job *job)
 	        .type = "encrypt"};
 	CLEANUP(free_ptr) char *text = job_encode(job);
 
-	return text ? ns_record_put(rr->m->ds->ns, RECORD_JOB, job->ino, job->link, text, strlen(text))
+	return text ? ns_record_put(
+	                      rr->m->ds->ns, RECORD_JOB, job->ino, job->link, text, strlen(text))
 	            : -ENOMEM;
 }
 
@@ -562,7 +565,8 @@ static int receive(struct raw_receiver *rr)
 	int r = stream_out_new(STREAM_FORWARD, &rr->out);
 
 	if (b->flags & STREAM_TALK)
-		return errmsg_set(rr->em, -EINVAL, "a sealed stream asks nothing, but this one does");
+		return errmsg_set(
+		        rr->em, -EINVAL, "a sealed stream asks nothing, but this one does");
 	memcpy(rr->part.guid, b->guid, sizeof(rr->part.guid));
 	memcpy(rr->part.guid_from, b->guid_from, sizeof(rr->part.guid_from));
 	return r < 0 ? r : records_take(rr);
@@ -574,9 +578,9 @@ static int result_make(struct raw_receiver *rr, json_t **ret_json)
 
 	if (keys_name_of(rr->m, rr->domain, key) < 0)
 		log_warn("crypto domain %u has no key", rr->domain);
-	*ret_json = json_pack("{s:o, s:s, s:b, s:s, s:I, s:I}", "target",
-	        text_json(rr->path), "snapshot", rr->part.snapshot, "sealed", 1, "key", key,
-	        "size_bytes", (json_int_t)rr->rq->begin->size, "received_bytes",
+	*ret_json = json_pack("{s:o, s:s, s:b, s:s, s:I, s:I}", "target", text_json(rr->path),
+	        "snapshot", rr->part.snapshot, "sealed", 1, "key", key, "size_bytes",
+	        (json_int_t)rr->rq->begin->size, "received_bytes",
 	        (json_int_t)stream_out_bytes(rr->out));
 	return *ret_json ? 0 : -ENOMEM;
 }

@@ -134,9 +134,7 @@ static int head_write(struct raw_sender *rs, const struct raw_key *key)
 
 static int items_flush(struct raw_sender *rs)
 {
-	const int r = rs->items.len
-	                      ? opaque_write(rs, RAW_MAP, rs->items.data, rs->items.len)
-	                      : 0;
+	const int r = rs->items.len ? opaque_write(rs, RAW_MAP, rs->items.data, rs->items.len) : 0;
 
 	rs->items.len = 0;
 	return r;
@@ -226,7 +224,8 @@ static int snapshot_send(struct raw_sender *rs, const struct target *t)
 /* --- of a holder --- */
 
 /* The stream that makes this snapshot: parts [*ret_first, *ret_end). */
-static int kept_find(struct raw_sender *rs, const struct holder *h, size_t *ret_first, size_t *ret_end)
+static int kept_find(
+        struct raw_sender *rs, const struct holder *h, size_t *ret_first, size_t *ret_end)
 {
 	const struct send_request *rq = rs->s.rq;
 	const char *last = NULL;
@@ -238,8 +237,8 @@ static int kept_find(struct raw_sender *rs, const struct holder *h, size_t *ret_
 			last = p->snapshot;
 			continue;
 		}
-		const bool update = memcmp(p->guid_from, (uint8_t[STREAM_GUID_LEN]){0},
-		                            STREAM_GUID_LEN) != 0;
+		const bool update =
+		        memcmp(p->guid_from, (uint8_t[STREAM_GUID_LEN]){0}, STREAM_GUID_LEN) != 0;
 		if (update && !rq->from)
 			return errmsg_set(rs->s.em, -EINVAL,
 			        "'%s' has '%.128s' sealed as an update of '%.128s' (--from %.128s)",
@@ -260,8 +259,7 @@ static int kept_find(struct raw_sender *rs, const struct holder *h, size_t *ret_
 /* Of the later parts only what they bring. */
 static int kept_record(struct raw_sender *rs, struct stream_record *rec, bool first)
 {
-	const bool opaque =
-	        rec->type >= STREAM_OPAQUE_FIRST && rec->type <= STREAM_OPAQUE_LAST;
+	const bool opaque = rec->type >= STREAM_OPAQUE_FIRST && rec->type <= STREAM_OPAQUE_LAST;
 
 	if (rec->type == STREAM_BEGIN && first) {
 		rs->s.begin = rec->begin;
@@ -360,11 +358,10 @@ static int send_failed(struct raw_sender *rs, int r)
 	if (em->text[0])
 		return r;
 	if (r == -EPIPE)
-		return errmsg_set(em, r, "sending '%s@%.128s' ended early: who reads it is gone",
-		        path, name);
-	if (r == -ECANCELED || r == -EINTR)
 		return errmsg_set(
-		        em, -ECANCELED, "sending '%s@%.128s' was broken off", path, name);
+		        em, r, "sending '%s@%.128s' ended early: who reads it is gone", path, name);
+	if (r == -ECANCELED || r == -EINTR)
+		return errmsg_set(em, -ECANCELED, "sending '%s@%.128s' was broken off", path, name);
 	if (r == -EIO || r == -EUCLEAN)
 		return errmsg_set(em, -EIO,
 		        "cannot send '%s@%.128s': part of it cannot be read (see the log; 'weir "

@@ -24,8 +24,8 @@ int raw_send(struct datastore *ds, const struct send_request *rq, const struct s
         gc_progress_fn *progress, void *arg, json_t **ret_json, struct errmsg *em) MUST_CHECK;
 
 struct raw_receive_request {
-	const char *target;        /* path in the mount: free, or that of a holder */
-	struct record_reader *in;  /* behind BEGIN; not owned */
+	const char *target;       /* path in the mount: free, or that of a holder */
+	struct record_reader *in; /* behind BEGIN; not owned */
 	const struct stream_begin *begin;
 };
 /*

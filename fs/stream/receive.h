@@ -27,6 +27,8 @@ struct receive_request {
 	bool properties; /* all filters, and the owner, as they were at the sender */
 	/* Of a whole stream: encrypted with this named key, whatever the directory says; NULL: no. */
 	const char *key;
+	/* Path that the snapshot is to tell of, for who renames the image afterwards; NULL: the image's. */
+	const char *called;
 	int in_fd;       /* the stream; not owned, as the others */
 	int back_fd;     /* answers to the sender; -1: none */
 	int cut_fd;      /* at its end (POLLRDHUP): give up; -1: none */
