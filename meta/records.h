@@ -15,6 +15,7 @@
  *	KEYSLOT       crypto domain    slot             crypto/keyslot.h
  *	AUDIT         0                number, from 1   JSON, audit.h; never deleted
  *	FLAG          inode            1: quarantine    text
+ *	                               2: receiving     JSON, fs/stream/receive-private.h
  *	SNAPSHOT      0, a snapshot    number           JSON, fs/snapshot/records.h
  */
 #pragma once
@@ -39,6 +40,8 @@ enum record_table {
  * and the owner of KEYSLOT: below 2^32.  All other owners and ids are below 2^63.
  */
 #define RECORD_VALUE_MAX (1u << 20)
+/* Of FLAG: a hidden image of a stream that is being received; it is kept without a name. */
+#define RECEIVE_FLAG 2u
 
 /* -ENOENT; *ret_value is filled, released by the caller. */
 int ns_record_get(struct ns *ns, enum record_table table, uint64_t owner, uint64_t id,

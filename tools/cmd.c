@@ -26,6 +26,8 @@ const struct command *const commands[] = {
         &cmd_snapshot,
         &cmd_clone,
         &cmd_diff,
+        &cmd_send,
+        &cmd_receive,
         &cmd_filter,
         &cmd_policy,
         &cmd_audit,

@@ -72,7 +72,7 @@ static void add_ratio(struct table *t, const char *label, double ratio, const ch
 	table_add(t, note);
 }
 
-static void print_total(const json_t *total)
+static void print_total(const json_t *total, const json_t *receiving)
 {
 	struct table t = {.align = "lrl"};
 	char a[TEXT_LEN], note[128];
@@ -82,6 +82,9 @@ static void print_total(const json_t *total)
 	        "data, not zero, before reduction");
 	add_size(&t, "zero", json_u64(total, "zero_bytes"), "allocated, stored as nothing");
 	add_size(&t, "hole", json_u64(total, "hole_bytes"), "never written");
+	if (json_u64(receiving, "images"))
+		add_size(&t, "receiving", json_u64(receiving, "allocated_bytes"),
+		        "of these, of streams that are not complete (weir receive --list)");
 	add_size(&t, "unique", json_u64(total, "unique_bytes"), "after dedupe");
 	add_size(&t, "live", json_u64(total, "live_bytes"), "after compression");
 	snprintf(note, sizeof(note), "%llu segments, %llu open, %s live",
@@ -164,7 +167,7 @@ static void print_images(const json_t *images)
 
 static void stats_print(const struct target *target, const json_t *json)
 {
-	print_total(json_object_get(json, "total"));
+	print_total(json_object_get(json, "total"), json_object_get(json, "receiving"));
 	print_memory(json_object_get(json, "memory"));
 	print_images(json_object_get(json, "images"));
 }

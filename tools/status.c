@@ -117,6 +117,19 @@ static void print_jobs(const json_t *list)
 	        json_text(item, "type"), text_share(share, json_num(item, "progress")));
 }
 
+static void print_receiving(const json_t *list)
+{
+	char name[512], a[TEXT_LEN], b[TEXT_LEN];
+	const json_t *item;
+	size_t i;
+
+	json_array_foreach(list, i, item) printf("%-13s %s@%s: %s of %s%s\n", i ? "" : "receiving",
+	        item_target(name, sizeof(name), item), json_text(item, "snapshot"),
+	        text_size(a, json_u64(item, "position_bytes")),
+	        text_size(b, json_u64(item, "size_bytes")),
+	        json_is_true(json_object_get(item, "active")) ? "" : ", cut off");
+}
+
 static void print_alerts(const json_t *list)
 {
 	char name[512], text[ERRMSG_LEN], when[TEXT_LEN];
@@ -147,6 +160,7 @@ static void status_print(const struct target *t, const json_t *json)
 	print_reasons("does not open", json_object_get(json, "unopenable"));
 	print_reasons("quarantined", json_object_get(json, "quarantine"));
 	print_jobs(json_object_get(json, "jobs"));
+	print_receiving(json_object_get(json, "receiving"));
 	print_alerts(json_object_get(json, "alerts"));
 }
 

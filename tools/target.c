@@ -39,7 +39,8 @@ static int ask_daemon(
         struct target *t, struct target_query *q, struct progress *progress, json_t **ret_json)
 {
 	struct errmsg em = {0};
-	const int r = control_call(t->dir, q->request, progress_update, progress, ret_json, &em);
+	const int r = control_call_fds(
+	        t->dir, q->request, q->fds, progress_update, progress, ret_json, &em);
 
 	progress_end(progress);
 	if (r == 0)
@@ -89,7 +90,7 @@ int target_ask(struct target *t, struct target_query *q, json_t **ret_json)
 	struct progress progress;
 	int r = ASK_NOBODY;
 
-	progress_begin(&progress, q->doing, PROGRESS_PARTS);
+	progress_begin(&progress, q->doing, q->in_bytes ? PROGRESS_BYTES : PROGRESS_PARTS);
 	if (!q->request)
 		r = cmd_fail(WEIR_EXIT_FAILED, "out of memory");
 	else if (t->pid || t->mountpoint)

@@ -31,7 +31,9 @@ struct target_query {
 	const char *verb;         /* "read", as in "cannot read datastore ..." */
 	target_report_fn *report; /* NULL: only a daemon can answer */
 	void *arg;
-	bool read_only; /* how it is opened when it is not mounted */
+	bool read_only;                /* how it is opened when it is not mounted */
+	const struct control_fds *fds; /* for the daemon, with the request; NULL: none */
+	bool in_bytes;                 /* what progress counts */
 };
 /* Asks.  0 and the answer, owned by the caller; or WEIR_EXIT_FAILED, reported. */
 int target_ask(struct target *t, struct target_query *q, json_t **ret_json) MUST_CHECK;

@@ -39,13 +39,22 @@ static int call_connect(const char *dir, int *ret_fd, struct errmsg *em)
 	return r;
 }
 
-static int call_send(int fd, json_t *request, struct errmsg *em)
+static int text_send(int fd, const char *text, const struct control_fds *fds)
+{
+	const size_t len = strlen(text);
+
+	if (len >= CONTROL_LINE_MAX)
+		return -EMSGSIZE;
+	return fds ? socket_send_fds(fd, text, len, fds->fds, fds->n) : socket_send(fd, text, len);
+}
+
+static int call_send(int fd, json_t *request, const struct control_fds *fds, struct errmsg *em)
 {
 	char *text = json_dumps(request, JSON_COMPACT);
 
 	if (!text)
 		return errmsg_set(em, -ENOMEM, "out of memory");
-	int r = strlen(text) < CONTROL_LINE_MAX ? socket_send(fd, text, strlen(text)) : -EMSGSIZE;
+	int r = text_send(fd, text, fds);
 	if (!r)
 		r = socket_send(fd, "\n", 1);
 	wipe_text(text); /* may hold a secret */
@@ -110,17 +119,23 @@ static int call_receive(
 	return r == -ENODATA ? -ECONNRESET : r;
 }
 
-int control_call(const char *dir, json_t *request, control_progress_fn *progress, void *arg,
-        json_t **ret_result, struct errmsg *em)
+int control_call_fds(const char *dir, json_t *request, const struct control_fds *fds,
+        control_progress_fn *progress, void *arg, json_t **ret_result, struct errmsg *em)
 {
 	int fd = -1;
 	int r = call_connect(dir, &fd, em);
 
 	if (r < 0)
 		return r;
-	r = call_send(fd, request, em);
+	r = call_send(fd, request, fds, em);
 	if (!r)
 		r = call_receive(fd, progress, arg, ret_result, em);
 	close(fd);
 	return r;
+}
+
+int control_call(const char *dir, json_t *request, control_progress_fn *progress, void *arg,
+        json_t **ret_result, struct errmsg *em)
+{
+	return control_call_fds(dir, request, NULL, progress, arg, ret_result, em);
 }

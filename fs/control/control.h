@@ -20,6 +20,7 @@
 #define CONTROL_NAME     "control.sock"
 #define CONTROL_LINE_MAX (256u << 10) /* two key files as base64 */
 #define CONTROL_LIST_MAX 4096u        /* texts in one list */
+#define CONTROL_FDS_MAX  2u           /* descriptors that come with a request */
 
 typedef void control_progress_fn(void *arg, uint64_t done, uint64_t total);
 /*
@@ -28,6 +29,17 @@ typedef void control_progress_fn(void *arg, uint64_t done, uint64_t total);
  */
 int control_call(const char *dir, json_t *request, control_progress_fn *progress, void *arg,
         json_t **ret_result, struct errmsg *em) MUST_CHECK;
+/*
+ * The same, with descriptors for the daemon to work on (which stay the caller's): what reads or writes
+ * much goes through them and not through the socket.
+ */
+struct control_fds {
+	int fds[CONTROL_FDS_MAX];
+	unsigned n;
+};
+int control_call_fds(const char *dir, json_t *request, const struct control_fds *fds,
+        control_progress_fn *progress, void *arg, json_t **ret_result,
+        struct errmsg *em) MUST_CHECK;
 
 /*
  * Requests: "stats" may have "images": [paths], "gc" may have "full": bool (default true), "umount"
@@ -46,9 +58,11 @@ struct control_request {
 	const char *target, *type, *action, *name, *expect;
 	const char *kind, *secret, *new_kind, *new_secret;
 	const char *other, *other_name, *holder;
+	const char *from, *token;
 	struct control_texts images, settings, args; /* items NULL: not given */
 	struct control_texts kinds, secrets;         /* further ones */
-	bool full, lazy, force, recursive, wait, verify;
+	bool full, lazy, force, recursive, wait, verify, dry_run, raw;
+	bool properties;
 	uint64_t slot, offset;
 	bool slot_given;
 	json_t *json; /* owned */
@@ -78,6 +92,14 @@ struct control_context {
 	void *arg;
 	/* umount: answered when the datastore is closed (server.c). */
 	int (*umount)(void *arg, bool lazy, struct errmsg *em);
+	/* Descriptors that came with the request; closed after it. */
+	const int *fds;
+	unsigned n_fds;
+	/*
+	 * Readable, or at its end (POLLRDHUP), once nobody waits for the answer any more: the client is gone, or
+	 * the daemon is ending.  What takes long watches it.  -1: none.
+	 */
+	int cancel_fd;
 	/* As in fs/snapshot/snapshots.h. */
 	void (*invalidate)(void *arg, uint64_t ino, const char *name);
 };
@@ -92,6 +114,8 @@ struct control_op {
 extern const struct control_op control_ops[];          /* ops.c */
 extern const struct control_op control_filter_ops[];   /* filter-ops.c */
 extern const struct control_op control_snapshot_ops[]; /* snapshot-ops.c */
+extern const struct control_op control_stream_ops[];   /* stream-ops.c */
+extern const struct control_op control_receive_ops[];  /* receive-ops.c */
 extern const struct control_op keys_ops[];             /* fs/filter/keys-ops.c */
 
 /* Parses a line as a client sent it (any bytes, no terminator needed).  -EBADMSG with em. */

@@ -14,6 +14,8 @@ static int run_status(struct control_context *ctx, const struct control_request 
 
 	if (!r && ctx->manager) {
 		r = manager_status(ctx->manager, json);
+		if (!r)
+			r = report_receiving(ctx->ds, ctx->manager, json, em);
 		if (r < 0)
 			json_decref(json);
 	}

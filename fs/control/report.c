@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "fs/control/text.h"
+#include "fs/stream/receive.h"
 
 #define PATH_CAP 4096
 
@@ -251,9 +252,17 @@ static void commit_first(struct datastore *ds)
 		log_warn("report: cannot commit first: %s", strerror(-r));
 }
 
+/* What streams that are not over hold: it is in the totals, but in no image's numbers. */
+static json_t *receiving_json(const struct receive_totals *t)
+{
+	return json_pack("{s:I, s:I, s:I}", "images", (json_int_t)t->images, "size_bytes",
+	        (json_int_t)t->size_bytes, "allocated_bytes", (json_int_t)t->allocated_bytes);
+}
+
 static int stats_build(struct datastore *ds, json_t *images, json_t **ret_json, struct errmsg *em)
 {
 	struct meta_info info = {0};
+	struct receive_totals receiving = {0};
 	struct store_stats st;
 	uint64_t inodes = 0, logical_bytes = 0, meta_bytes = 0;
 	int r = ns_totals(ds->ns, &inodes, &logical_bytes);
@@ -262,15 +271,18 @@ static int stats_build(struct datastore *ds, json_t *images, json_t **ret_json, 
 		r = meta_size(ds->meta, &meta_bytes);
 	if (!r)
 		r = meta_info_get(ds->meta, &info);
+	if (!r)
+		r = receive_totals(ds, &receiving);
 	if (r < 0) {
 		json_decref(images);
 		return errmsg_set(em, r, "cannot read the metadata: %s", strerror(-r));
 	}
 	store_stats_get(ds->store, &st);
-	json_t *json = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "datastore", text_json(ds->dir),
-	        "uuid", uuid_json(info.uuid), "total",
+	json_t *json = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "datastore",
+	        text_json(ds->dir), "uuid", uuid_json(info.uuid), "total",
 	        total_json(&st, inodes, logical_bytes, meta_bytes), "memory", memory_json(&st),
-	        "activity", activity_json(&st), "images", images);
+	        "receiving", receiving_json(&receiving), "activity", activity_json(&st), "images",
+	        images);
 	if (!json)
 		return errmsg_set(em, -ENOMEM, "out of memory");
 	*ret_json = json;
@@ -303,6 +315,18 @@ int report_images(
 	return 0;
 }
 
+int report_receiving(struct datastore *ds, struct manager *m, json_t *status, struct errmsg *em)
+{
+	json_t *json = NULL;
+	const int r = receive_list(ds, m, &json, em);
+
+	if (r < 0)
+		return r;
+	const int failed = json_object_update(status, json);
+	json_decref(json);
+	return failed ? errmsg_set(em, -ENOMEM, "out of memory") : 0;
+}
+
 int report_status(
         struct datastore *ds, const char *mountpoint, json_t **ret_json, struct errmsg *em)
 {
@@ -329,6 +353,11 @@ int report_status(
 
 	if (!json)
 		return errmsg_set(em, -ENOMEM, "out of memory");
+	const int r = report_receiving(ds, NULL, json, em);
+	if (r < 0) {
+		json_decref(json);
+		return r;
+	}
 	*ret_json = json;
 	return 0;
 }

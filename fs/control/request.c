@@ -37,6 +37,8 @@ static const struct field fields[] = {
         {"other", FIELD_TEXT, AT(other), CONTROL_NEEDS_OTHER},
         {"other_name", FIELD_TEXT, AT(other_name), CONTROL_NEEDS_OTHER_NAME},
         {"holder", FIELD_TEXT, AT(holder), CONTROL_NEEDS_HOLDER},
+        {"from", FIELD_TEXT, AT(from)},
+        {"token", FIELD_TEXT, AT(token)},
         {"images", FIELD_TEXTS, AT(images)},
         {"settings", FIELD_TEXTS, AT(settings)},
         {"args", FIELD_TEXTS, AT(args)},
@@ -48,6 +50,9 @@ static const struct field fields[] = {
         {"recursive", FIELD_FLAG, AT(recursive)},
         {"wait", FIELD_FLAG, AT(wait)},
         {"verify", FIELD_FLAG, AT(verify)},
+        {"dry_run", FIELD_FLAG, AT(dry_run)},
+        {"raw", FIELD_FLAG, AT(raw)},
+        {"properties", FIELD_FLAG, AT(properties)},
         {"slot", FIELD_NUMBER, AT(slot), CONTROL_NEEDS_SLOT},
         {"offset", FIELD_NUMBER, AT(offset)},
 };
@@ -87,8 +92,8 @@ static const struct control_op *op_in(const struct control_op *table, const char
 
 static int op_find(const json_t *name, const struct control_op **ret_op, struct errmsg *em)
 {
-	const struct control_op *const tables[] = {
-	        control_ops, control_filter_ops, control_snapshot_ops, keys_ops};
+	const struct control_op *const tables[] = {control_ops, control_filter_ops,
+	        control_snapshot_ops, control_stream_ops, control_receive_ops, keys_ops};
 	const struct control_op *op = NULL;
 
 	if (!json_is_string(name))

@@ -135,7 +135,7 @@ static void client_invalidate(void *arg, uint64_t ino, const char *name)
 		host->invalidate(host->arg, ino, name);
 }
 
-static void client_answer(struct client *cl, char *line, size_t len)
+static void client_answer(struct client *cl, struct line_reader *lr, char *line, size_t len)
 {
 	struct control_server *srv = cl->srv;
 	struct control_context ctx = {
@@ -146,6 +146,9 @@ static void client_answer(struct client *cl, char *line, size_t len)
 	        .progress = client_progress,
 	        .arg = cl,
 	        .umount = client_umount,
+	        .fds = lr->fds,
+	        .n_fds = lr->n_fds,
+	        .cancel_fd = cl->fd,
 	        .invalidate = client_invalidate,
 	};
 	struct control_request req;
@@ -159,6 +162,7 @@ static void client_answer(struct client *cl, char *line, size_t len)
 		r = req.op->run(&ctx, &req, &result, &em);
 		control_request_release(&req);
 	}
+	line_reader_drop_fds(lr); /* before the answer: then they are closed */
 	if (r < 0)
 		reply_error(cl, r, &em);
 	else
@@ -179,7 +183,7 @@ static void *client_main(void *arg)
 {
 	struct client *cl = arg;
 	struct control_server *srv = cl->srv;
-	struct line_reader lr = {.fd = cl->fd, .max = CONTROL_LINE_MAX};
+	struct line_reader lr = {.fd = cl->fd, .max = CONTROL_LINE_MAX, .fds_max = CONTROL_FDS_MAX};
 	char *line;
 	size_t len;
 
@@ -189,7 +193,7 @@ static void *client_main(void *arg)
 			reply_error(cl, r, &(struct errmsg){"request is too long"});
 		if (r < 0)
 			break;
-		client_answer(cl, line, len);
+		client_answer(cl, &lr, line, len);
 	}
 	line_reader_release(&lr);
 	pthread_mutex_lock(&srv->lock);

@@ -128,6 +128,8 @@ static int move_add(void *arg, uint64_t ino, uint64_t link, uint32_t domain)
 	const int r = ns_inode_get(m->k->env.ns, ino, &inode);
 	if (r < 0)
 		return r == -ENOENT ? 0 : r; /* deleted meanwhile */
+	if (inode.nlink == 0)
+		return 0; /* going; or being received, and moved when that is over: until then it counts */
 	m->list[m->n++] = (struct move){ino, link, domain, S_ISDIR(inode.mode)};
 	return 0;
 }
@@ -262,7 +264,7 @@ static int rotate_rows(struct keys *k, const struct filter_caller *who, const st
 }
 
 /* The slots that the secrets open; a secret that is given twice counts once. */
-static int slots_find(struct keys *k, const char *name, uint32_t domain,
+static int slots_find(struct keys *k, const char *name, const struct key_domain *domain,
         const struct secret *secrets, unsigned n, struct kept_list *ret_kept, struct errmsg *em)
 {
 	uint8_t data_key[SEAL_KEY_LEN];
@@ -299,7 +301,7 @@ static int rotate_check(struct keys *k, const char *name, const struct secret *s
 		        "key '%s' is being rotated from %u domains already: wait until its images "
 		        "have moved (weir status %s)",
 		        name, KEYS_DOMAINS_MAX - 1, k->env.dir);
-	r = slots_find(k, name, current, secrets, n, ret_kept, em);
+	r = slots_find(k, name, &key.domains[0], secrets, n, ret_kept, em);
 	if (r == 0)
 		*ret_key = key;
 	return r;
@@ -343,7 +345,7 @@ static int rotate(struct keys *k, const struct filter_caller *who, const char *n
 	if (r < 0)
 		return r;
 	memmove(key.domains + 1, key.domains, key.n_domains * sizeof(key.domains[0]));
-	key.domains[0] = (struct key_domain){domain, true};
+	key.domains[0] = (struct key_domain){.id = domain, .unlocked = true};
 	key.n_domains++;
 	r = rotate_rows(k, who, &key, &kept, em);
 	struct named_key there;

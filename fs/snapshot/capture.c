@@ -19,8 +19,8 @@
 
 /* --- rows of one owner --- */
 
-static int owned_row_add(struct owned_rows *rows, enum record_table table, uint64_t id,
-        const void *value, size_t len)
+int owned_rows_add(struct owned_rows *rows, enum record_table table, uint64_t id, const void *value,
+        size_t len)
 {
 	if (rows->n == rows->cap) {
 		const size_t cap = rows->cap ? 2 * rows->cap : 8;
@@ -47,7 +47,7 @@ static int owned_row_take(void *arg, uint64_t owner, uint64_t id, const void *va
 {
 	const struct owned_reading *rd = arg;
 
-	return owned_row_add(rd->rows, rd->table, id, value, len);
+	return owned_rows_add(rd->rows, rd->table, id, value, len);
 }
 
 int owned_rows_read(struct ns *ns, uint64_t owner, enum record_table table, struct owned_rows *rows)
@@ -175,6 +175,8 @@ static int capture_image(struct capture *c, uint64_t i)
 	struct snapshot_image si = {.key = ref->id, .path = c->paths[i]};
 	int r = ns_inode_get(ns, ref->image, &si.inode);
 
+	if (c->guid)
+		memcpy(si.guid, c->guid, sizeof(si.guid));
 	if (r == 0)
 		r = capture_owned(ns, ref->image, snapshot_image(ref->id));
 	return r < 0 ? r : snapshot_image_put(ns, &si);
@@ -208,7 +210,7 @@ int capture_rows(struct capture *c)
 	int r = 0;
 
 	vfs_collect_rows(c->m->vfs, 0);
-	c->s.time_ns = clock_wall_ns();
+	c->s.time_ns = c->time_ns ? c->time_ns : clock_wall_ns();
 	while (r == 0 && i < c->s.n_images)
 		r = capture_image(c, i++);
 	if (r == 0)

@@ -41,6 +41,9 @@ struct capture {
 	char target[FILTER_PATH_MAX];
 	struct snapshot_ref *refs; /* owned; in order of inode */
 	char **paths;              /* owned */
+	/* Of one that was received: what it is called, and when it was made; else NULL, 0. */
+	const uint8_t *guid;
+	uint64_t time_ns;
 };
 /* Numbers, and paths of the images; inos sorted.  Outside the gate. */
 int capture_init(struct capture *c, struct manager *m, const struct filter_caller *who,
@@ -61,6 +64,9 @@ struct owned_rows {
 	struct owned_row *items; /* owned */
 	size_t n, cap;
 };
+/* Copies the value.  -ENOMEM. */
+int owned_rows_add(struct owned_rows *rows, enum record_table table, uint64_t id, const void *value,
+        size_t len) MUST_CHECK;
 int owned_rows_read(
         struct ns *ns, uint64_t owner, enum record_table table, struct owned_rows *rows) MUST_CHECK;
 /* Inside the gate. */
@@ -80,6 +86,16 @@ int instant_run(struct manager *m, const uint64_t *inos, size_t n, enum stage_ev
         instant_work_fn *work, void *arg, struct errmsg *em) MUST_CHECK;
 /* In work(), on any thread: the guests may go on. */
 void instant_reached(struct instant *in);
+
+/* --- rollback.c --- */
+/*
+ * What an operation of the engine returned, or, of one whose commit failed, how that ends: it is repeated
+ * once a second, for a time.
+ */
+int snapshot_commit_wait(struct store *s, int r) MUST_CHECK;
+/* A name that is free for what the image is before something named `name` replaces it. */
+int snapshot_before_name(struct ns *ns, const struct target *t, const char *name,
+        char ret_name[SNAPSHOT_NAME_MAX + 1], struct errmsg *em) MUST_CHECK;
 
 /* --- create.c --- */
 /* Neither the scope nor one of these images (sorted) has a snapshot of that name.  -EEXIST. */

@@ -201,13 +201,44 @@ static bool inode_take(const json_t *json, struct ns_inode *ret_inode)
 	return true;
 }
 
+/* Of a received snapshot; two hex digits a byte. */
+static bool guid_take(const json_t *json, uint8_t ret_guid[SNAPSHOT_GUID_LEN])
+{
+	const json_t *value = json_object_get(json, "guid");
+	const char *text = json_string_value(value);
+
+	if (!value)
+		return true;
+	if (!text || strlen(text) != 2 * SNAPSHOT_GUID_LEN)
+		return false;
+	for (unsigned i = 0; i < SNAPSHOT_GUID_LEN; i++) {
+		if (!isxdigit((unsigned char)text[2 * i]) ||
+		        !isxdigit((unsigned char)text[2 * i + 1]))
+			return false;
+		sscanf(text + (size_t)2 * i, "%2hhx", &ret_guid[i]);
+	}
+	return true;
+}
+
+static int guid_put(json_t *json, const uint8_t guid[SNAPSHOT_GUID_LEN])
+{
+	static const uint8_t none[SNAPSHOT_GUID_LEN];
+	char text[2 * SNAPSHOT_GUID_LEN + 1];
+
+	if (!memcmp(guid, none, sizeof(none)))
+		return 0;
+	for (unsigned i = 0; i < SNAPSHOT_GUID_LEN; i++)
+		snprintf(text + (size_t)2 * i, 3, "%02x", guid[i]);
+	return json_object_set_new(json, "guid", json_string(text));
+}
+
 int snapshot_image_decode(
         uint64_t key, const void *value, size_t len, struct snapshot_image *ret_si)
 {
 	struct snapshot_image si = {.key = key};
 	json_t *json = json_loadb(value, len, JSON_REJECT_DUPLICATES, NULL);
 
-	if (inode_take(json, &si.inode))
+	if (inode_take(json, &si.inode) && guid_take(json, si.guid))
 		si.path = path_take(json);
 	json_decref(json);
 	if (!si.path)
@@ -225,6 +256,8 @@ int snapshot_image_put(struct ns *ns, const struct snapshot_image *si)
 	        (json_int_t)inode->generation);
 	int r = json ? path_put(json, si->path) : -1;
 
+	if (r == 0)
+		r = guid_put(json, si->guid);
 	for (unsigned i = 0; r == 0 && i < ARRAY_SIZE(image_times); i++) {
 		const struct timespec *ts =
 		        (const struct timespec *)((const char *)inode + image_times[i].at);

@@ -8,7 +8,7 @@
  *	0       number  {name, kind: "image"/"directory"/"datastore", scope (inode), target (its path
  *	                then), time_ns, images, holders: [text]}
  *	number  image   {inode, path, mode, uid, gid, size, atime_ns, mtime_ns, ctime_ns, btime_ns,
- *	                generation}, as of that instant
+ *	                generation}, as of that instant; of one that was received: guid, in hex
  *
  * The image's *key*, snapshot_id(number, image), is its id in the engine (store/snapshot.h).  What
  * filters were attached to it, and their state, are rows ATTACHMENT and FILTER_STATE as the image's
@@ -30,6 +30,7 @@
 #define SNAPSHOT_IMAGES_MAX  ((1u << SNAPSHOT_SET_SHIFT) - 1)
 #define SNAPSHOT_HOLDERS_MAX 64u
 #define SNAPSHOT_HOLDER_MAX  63u
+#define SNAPSHOT_GUID_LEN    16u
 
 enum snapshot_kind { SNAPSHOT_IMAGE, SNAPSHOT_DIRECTORY, SNAPSHOT_DATASTORE };
 
@@ -49,6 +50,11 @@ struct snapshot_image {
 	uint64_t key;
 	struct ns_inode inode; /* nlink 1, parent 0 */
 	char *path;            /* owned */
+	/*
+	 * Of one that was received: what it is called over datastores (src/stream/FORMAT.md).  All zero: it
+	 * was made here; fs/stream/guid.h tells it of both.
+	 */
+	uint8_t guid[SNAPSHOT_GUID_LEN];
 };
 
 const char *snapshot_kind_name(enum snapshot_kind kind);

@@ -128,7 +128,7 @@ static int rollback_rows(void *arg)
 }
 
 /* The engine repeats a commit that failed. */
-static int commit_wait(struct store *s, int r)
+int snapshot_commit_wait(struct store *s, int r)
 {
 	for (unsigned i = 0; i < COMMIT_TRIES && r == -EINPROGRESS; i++) {
 		sleep(1);
@@ -145,9 +145,10 @@ static int replace(void *arg)
 	const struct rollback_ref ref = {rb->t.ino, rb->si.key};
 
 	pthread_mutex_lock(&rb->m->record_lock);
-	int r = commit_wait(s, store_snapshot_create(s, rb->before.refs, 1, before_rows, rb));
+	int r = snapshot_commit_wait(
+	        s, store_snapshot_create(s, rb->before.refs, 1, before_rows, rb));
 	if (r == 0)
-		r = commit_wait(s, store_snapshot_rollback(s, &ref, 1, rollback_rows, rb));
+		r = snapshot_commit_wait(s, store_snapshot_rollback(s, &ref, 1, rollback_rows, rb));
 	pthread_mutex_unlock(&rb->m->record_lock);
 	return r;
 }
@@ -194,21 +195,29 @@ static void before_name(char buf[SNAPSHOT_NAME_MAX + 1], const char *name)
 	        when);
 }
 
-/* A name that is free: a second rollback within a second gets a number. */
-static int before_init(struct rolling *rb, struct errmsg *em)
+/* A second one within a second gets a number. */
+int snapshot_before_name(struct ns *ns, const struct target *t, const char *name,
+        char ret_name[SNAPSHOT_NAME_MAX + 1], struct errmsg *em)
 {
-	char base[SNAPSHOT_NAME_MAX + 1], name[SNAPSHOT_NAME_MAX + 8];
+	char base[SNAPSHOT_NAME_MAX + 1];
 	int r = -EEXIST;
 
-	before_name(base, rb->name);
+	before_name(base, name);
 	for (unsigned i = 1; i < 100 && r == -EEXIST; i++) {
 		struct errmsg ignored = {0};
-		snprintf(name, sizeof(name), i > 1 ? "%.120s.%u" : "%s", base, i);
-		r = snapshot_name_free(rb->m->ds->ns, rb->t.ino, name, &rb->t.ino, 1, &ignored);
+		snprintf(ret_name, SNAPSHOT_NAME_MAX + 1, i > 1 ? "%.120s.%u" : "%s", base, i);
+		r = snapshot_name_free(ns, t->ino, ret_name, &t->ino, 1, &ignored);
 	}
-	if (r < 0)
-		return errmsg_set(em, r, "cannot find a name for what '%s' is now", rb->t.path);
-	r = capture_init(&rb->before, rb->m, rb->who, &rb->t, name, &rb->t.ino, 1, em);
+	return r < 0 ? errmsg_set(em, r, "cannot find a name for what '%s' is now", t->path) : 0;
+}
+
+static int before_init(struct rolling *rb, struct errmsg *em)
+{
+	char name[SNAPSHOT_NAME_MAX + 1];
+	int r = snapshot_before_name(rb->m->ds->ns, &rb->t, rb->name, name, em);
+
+	if (r == 0)
+		r = capture_init(&rb->before, rb->m, rb->who, &rb->t, name, &rb->t.ino, 1, em);
 	rb->before.action = "snapshot create";
 	return r;
 }

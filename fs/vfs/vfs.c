@@ -33,6 +33,7 @@
 #include <errno.h>
 
 #include "base/log.h"
+#include "meta/records.h"
 
 int vfs_new(struct vfs **ret_vfs)
 {
@@ -83,16 +84,35 @@ static int orphan_remove(struct vfs *v, const struct ns_inode *inode)
 	return r;
 }
 
+/* A stream is being received into it: it gets its name, or goes, later (fs/stream). */
+static int orphan_kept(struct vfs *v, const struct ns_inode *inode, bool *ret_kept)
+{
+	struct bytes_out value;
+	const int r = ns_record_get(v->ns, RECORD_FLAG, inode->ino, RECEIVE_FLAG, &value);
+
+	if (r == 0)
+		bytes_release(&value);
+	*ret_kept = r == 0;
+	return r == -ENOENT ? 0 : r;
+}
+
 /* Inodes that were unlinked but open when the daemon died. */
 static int orphans_remove(struct vfs *v)
 {
 	struct orphan_list l = {0};
 	int r = ns_inode_each(v->ns, NS_ORPHANS, orphan_note, &l);
+	size_t n = 0;
 
-	for (size_t i = 0; i < l.n && !r; i++)
+	for (size_t i = 0; i < l.n && !r; i++) {
+		bool kept;
+		r = orphan_kept(v, &l.items[i], &kept);
+		if (r < 0 || kept)
+			continue;
 		r = orphan_remove(v, &l.items[i]);
-	if (!r && l.n > 0)
-		log_note("removed %zu unlinked files that were open at the last crash", l.n);
+		n++;
+	}
+	if (!r && n > 0)
+		log_note("removed %zu unlinked files that were open at the last crash", n);
 	free(l.items);
 	return r;
 }

@@ -255,21 +255,28 @@ int frame_encode_sealed(
 	return r;
 }
 
+int frame_unseal(const struct frame_info *f, const struct crypto_domain *crypto,
+        const uint8_t *payload, uint8_t *plain)
+{
+	uint8_t aad[FRAME_AAD_MAX];
+
+	if (!crypto || crypto->id != f->key_id)
+		return -ENOKEY;
+	const size_t aad_len = frame_aad(payload - frame_head_len(f->n), f->n, aad);
+	const int r = unseal(crypto->frame, aad, aad_len, payload, f->payload_len, plain);
+	return r == -EBADMSG ? -EUCLEAN : r;
+}
+
 int frame_open(const struct frame_info *f, const struct crypto_domain *crypto,
         const uint8_t *payload, uint8_t *plain, uint8_t *ret_chunks)
 {
 	struct frame_info open = *f;
-	uint8_t aad[FRAME_AAD_MAX];
 
 	if (f->key_id == 0)
 		return frame_unpack(f, payload, ret_chunks);
-	if (!crypto || crypto->id != f->key_id)
-		return -ENOKEY;
-	const size_t aad_len = frame_aad(payload - frame_head_len(f->n), f->n, aad);
-	uint8_t *to = f->codec == CODEC_RAW ? ret_chunks : plain;
-	const int r = unseal(crypto->frame, aad, aad_len, payload, f->payload_len, to);
+	const int r = frame_unseal(f, crypto, payload, f->codec == CODEC_RAW ? ret_chunks : plain);
 	if (r < 0 || f->codec == CODEC_RAW)
-		return r == -EBADMSG ? -EUCLEAN : r;
+		return r;
 	open.key_id = 0;
 	open.payload_len = f->payload_len - SEAL_OVERHEAD;
 	return frame_unpack(&open, plain, ret_chunks);

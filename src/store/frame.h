@@ -92,6 +92,12 @@ int frame_unpack(
         const struct frame_info *f, const uint8_t *payload, uint8_t *ret_chunks) MUST_CHECK;
 #define FRAME_UNPACK_BYTES (FRAME_CHUNKS_MAX * CHUNK_SIZE) /* of chunks, and of what was sealed */
 /*
+ * Opens the seal: f->payload_len - SEAL_OVERHEAD bytes to plain.  payload lies in its frame, behind the
+ * header; crypto: of domain f->key_id (else -ENOKEY).  -EUCLEAN: not authentic.
+ */
+int frame_unseal(const struct frame_info *f, const struct crypto_domain *crypto,
+        const uint8_t *payload, uint8_t *plain) MUST_CHECK;
+/*
  * The same, and opens the seal first if there is one.  payload lies in its frame, behind the
  * header; crypto: of domain f->key_id (else -ENOKEY); plain: FRAME_UNPACK_BYTES to work in, not
  * used for frames that are not sealed.  -EUCLEAN also: not authentic.

@@ -316,6 +316,7 @@ struct segment_read {
 	struct handle *h;
 	const struct crypto_domain *crypto; /* of the segment; referenced; NULL: locked */
 	segments_frame_fn *fn;
+	segments_packed_fn *packed; /* instead of fn */
 	void *arg;
 	struct ask asks[READ_BATCH]; /* sorted by off */
 	unsigned n_asks;
@@ -362,6 +363,42 @@ static void frame_deliver(
 	}
 }
 
+static int frame_deliver_packed(
+        struct segment_read *rd, const struct frame_info *f, const uint8_t *payload, uint8_t *work)
+{
+	struct frame_info open = *f;
+
+	if (f->key_id != 0) {
+		const int r = frame_unseal(f, rd->crypto, payload, work);
+		if (r < 0)
+			return r;
+		open.key_id = 0;
+		open.payload_len -= SEAL_OVERHEAD;
+		payload = work;
+	}
+	rd->packed(rd->arg, &open, payload);
+	return 0;
+}
+
+/* One chunk of a frame that is damaged elsewhere. */
+static void chunk_deliver(
+        struct segment_read *rd, const struct frame_info *f, unsigned index, const uint8_t *chunk)
+{
+	const struct frame_info one = {
+	        .n = 1,
+	        .codec = CODEC_RAW,
+	        .payload_len = CHUNK_SIZE,
+	        .segment = f->segment,
+	        .slots = {f->slots[index]},
+	        .hashes = {f->hashes[index]},
+	};
+
+	if (rd->packed)
+		rd->packed(rd->arg, &one, chunk);
+	else
+		rd->fn(rd->arg, loc_make(rd->h->id, f->slots[index]), 1, chunk, one.hashes);
+}
+
 static void frame_deliver_salvaged(
         struct segment_read *rd, unsigned i, const uint8_t *data, uint8_t *chunks)
 {
@@ -372,8 +409,7 @@ static void frame_deliver_salvaged(
 	for (unsigned k = rd->first[i]; k < rd->first[i + 1]; k++) {
 		const struct ask *a = &rd->asks[k];
 		if (good & BIT(a->entry.index) && frame_matches(&f, &a->entry, a->slot))
-			rd->fn(rd->arg, loc_make(rd->h->id, a->slot), 1,
-			        chunks + a->entry.index * CHUNK_SIZE, &f.hashes[a->entry.index]);
+			chunk_deliver(rd, &f, a->entry.index, chunks + a->entry.index * CHUNK_SIZE);
 		else
 			read_failed(rd, -EUCLEAN);
 	}
@@ -398,6 +434,22 @@ static int frame_check(struct segment_read *rd, unsigned i, const uint8_t *data,
 	return 0;
 }
 
+/* Nothing was delivered if it fails. */
+static int frame_deliver_checked(
+        struct segment_read *rd, const struct frame_info *f, const uint8_t *payload, uint8_t *work)
+{
+	if (rd->packed)
+		return frame_deliver_packed(rd, f, payload, work);
+	if (f->codec == CODEC_RAW && f->key_id == 0) {
+		frame_deliver(rd, f, payload);
+		return 0;
+	}
+	const int r = frame_unpack_work(f, rd->crypto, payload, work);
+	if (r == 0)
+		frame_deliver(rd, f, work);
+	return r;
+}
+
 static int frame_arrived(void *arg, unsigned i, const uint8_t *data, int err, uint8_t *chunks)
 {
 	struct segment_read *rd = arg;
@@ -405,16 +457,10 @@ static int frame_arrived(void *arg, unsigned i, const uint8_t *data, int err, ui
 	const uint8_t *payload = NULL;
 	int r = data ? frame_check(rd, i, data, &f, &payload) : err;
 
-	if (r == 0 && f.codec == CODEC_RAW && f.key_id == 0) {
-		frame_deliver(rd, &f, payload);
-		return 0;
-	}
 	if (r == 0)
-		r = frame_unpack_work(&f, rd->crypto, payload, chunks);
-	if (r == 0) {
-		frame_deliver(rd, &f, chunks);
+		r = frame_deliver_checked(rd, &f, payload, chunks);
+	if (r == 0)
 		return 0;
-	}
 	if (r == -ENOKEY || r == -ENOMEM) {
 		read_failed(rd, r);
 		return 0;
@@ -570,10 +616,8 @@ static bool locs_are_sorted(const uint64_t *locs, unsigned n)
 	return true;
 }
 
-int segments_read(
-        struct segments *ss, const uint64_t *locs, unsigned n, segments_frame_fn *fn, void *arg)
+static int locs_read(struct segment_read *rd, const uint64_t *locs, unsigned n)
 {
-	struct segment_read rd = {.ss = ss, .fn = fn, .arg = arg};
 	uint64_t sorted[READ_BATCH];
 	int ret = 0;
 
@@ -586,11 +630,58 @@ int segments_read(
 			for (j = i + 1;
 			        j < batch && loc_segment(sorted[j]) == loc_segment(sorted[i]);)
 				j++;
-			const int r = segment_read(&rd, sorted + i, j - i);
+			const int r = segment_read(rd, sorted + i, j - i);
 			ret = ret ? ret : r;
 		}
 	}
 	return ret;
+}
+
+int segments_read(
+        struct segments *ss, const uint64_t *locs, unsigned n, segments_frame_fn *fn, void *arg)
+{
+	struct segment_read rd = {.ss = ss, .fn = fn, .arg = arg};
+
+	return locs_read(&rd, locs, n);
+}
+
+int segments_read_packed(
+        struct segments *ss, const uint64_t *locs, unsigned n, segments_packed_fn *fn, void *arg)
+{
+	struct segment_read rd = {.ss = ss, .packed = fn, .arg = arg};
+
+	return locs_read(&rd, locs, n);
+}
+
+/* --- as it is --- */
+
+int segments_copy(struct segments *ss, uint64_t segment, uint8_t *buf, struct segment_row *ret_row)
+{
+	struct segment_row row = {0};
+	int r = -EAGAIN;
+
+	pthread_mutex_lock(&ss->lock);
+	for (unsigned i = 0; r == -EAGAIN && i < READ_TRIES; i++) {
+		struct seg *s = seg_find(ss, segment);
+		const bool there = s && !(s->flags & (SEG_DROP | SEG_NEW));
+		struct handle *h = there ? handle_get(ss, s) : NULL;
+		if (!h) {
+			r = there ? -ENOMEM : -ESTALE;
+			break;
+		}
+		seg_row(s, &row);
+		r = handle_load_file(ss, h);
+		if (r == 0) {
+			pthread_mutex_unlock(&ss->lock);
+			r = io_pread_exact(h->file, buf, row.bytes, 0);
+			pthread_mutex_lock(&ss->lock);
+		}
+		handle_put(ss, h);
+	}
+	pthread_mutex_unlock(&ss->lock);
+	if (r == 0)
+		*ret_row = row;
+	return r == 0 || r == -ENOMEM || r == -ESTALE ? r : -EIO;
 }
 
 /* --- hashes --- */

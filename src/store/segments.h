@@ -46,6 +46,7 @@
 enum frame_codec { CODEC_RAW = 0, CODEC_LZ4 = 1, CODEC_ZSTD = 2 };
 
 struct segments;
+struct frame_info; /* frame.h */
 
 struct segments_config {
 	struct io *io;     /* not owned */
@@ -112,6 +113,19 @@ typedef void segments_frame_fn(
         void *arg, uint64_t loc, unsigned n, const uint8_t *chunks, const struct hash128 *hashes);
 int segments_read(struct segments *ss, const uint64_t *locs, unsigned n, segments_frame_fn *fn,
         void *arg) MUST_CHECK;
+/*
+ * The same, but frames as they are stored, not unpacked: f says what is in payload, which is not sealed any more
+ * (key_id 0).  Of a damaged frame, chunks that are right come alone, as frames of one, not compressed.
+ */
+typedef void segments_packed_fn(void *arg, const struct frame_info *f, const uint8_t *payload);
+int segments_read_packed(struct segments *ss, const uint64_t *locs, unsigned n,
+        segments_packed_fn *fn, void *arg) MUST_CHECK;
+/*
+ * What a committed segment's file holds up to *ret_row's bytes, header and frames, as it is: no key is
+ * needed.  buf: SEGMENT_BYTES_MAX, IO_ALIGN aligned.  -ESTALE as above; -EIO.
+ */
+int segments_copy(struct segments *ss, uint64_t segment, uint8_t *buf,
+        struct segment_row *ret_row) MUST_CHECK;
 /*
  * The hashes of all slots, to find chunks by (all zero: dead and rewritten away, lost to damage, or
  * not to be found: keyring.h); room for SEGMENT_SLOTS.  -ESTALE as above.

@@ -31,9 +31,10 @@
 #include "store/store-priv.h"
 
 struct snap_item {
-	uint64_t from, to;       /* images or SNAPSHOT_BIT | id; from 0: `to` is deleted */
-	struct image *source;    /* of an image; referenced */
-	struct map *target;      /* of an image; referenced */
+	uint64_t from, to;    /* images or SNAPSHOT_BIT | id; from 0: `to` is deleted */
+	struct image *source; /* of an image; referenced */
+	struct map *target;   /* of an image; referenced */
+	uint64_t of; /* of a snapshot: the image it is kept as; 0: the one that is copied */
 	struct image_row root;   /* what is copied: of a snapshot from the start, of an image when
 	                        * applied; its image and snap_epoch are the target's */
 	struct snapshot_row row; /* of a snapshot to be made, or deleted */
@@ -265,7 +266,7 @@ static void item_apply(struct snap_item *it, uint64_t txg)
 	if (it->target)
 		return;
 	row->id = it->to & ~SNAPSHOT_BIT;
-	row->image = it->from;
+	row->image = it->of ? it->of : it->from;
 	row->root = it->root.root;
 	row->height = it->root.height;
 	row->data_chunks = it->root.data_chunks;
@@ -484,6 +485,21 @@ int store_clone(
 		op->items[i].to = refs[i].image;
 	}
 	return r < 0 ? r : op_run(op);
+}
+
+int store_clone_snapshot(struct store *s, const struct clone_ref *ref, uint64_t id,
+        snapshot_rows_fn *rows, void *arg)
+{
+	struct snap_op *op;
+	const int r = op_new(s, 2, rows, arg, &op);
+
+	if (r < 0)
+		return r;
+	op->items[0].from = op->items[1].from = ref->source;
+	op->items[0].to = ref->image;
+	op->items[1].to = snapshot_image(id);
+	op->items[1].of = ref->image;
+	return op_run(op);
 }
 
 int store_clone_into(struct image *src, struct image *dst, snapshot_rows_fn *rows, void *arg)

@@ -104,6 +104,12 @@ struct clone_ref {
 int store_clone(struct store *s, const struct clone_ref *refs, size_t n, snapshot_rows_fn *rows,
         void *arg) MUST_CHECK;
 /*
+ * The same of one image, and a snapshot of what it is then, in one transaction.  The snapshot is one of
+ * ref->image, in the crypto domain of the source.
+ */
+int store_clone_snapshot(struct store *s, const struct clone_ref *ref, uint64_t id,
+        snapshot_rows_fn *rows, void *arg) MUST_CHECK;
+/*
  * The same of one open image into an empty one (whole-file reflink), whose policies must name the same crypto
  * domain (-EXDEV).  rows may be NULL.
  */

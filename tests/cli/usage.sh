@@ -1,7 +1,7 @@
 #!/bin/bash
 # help is complete and goes to stdout; a mistake is one line that helps
 . "$(dirname "$0")/lib.sh"
-commands="create mount umount status stats images check gc snapshot clone diff filter policy audit key analytics discover help"
+commands="create mount umount status stats images check gc snapshot clone diff send filter policy audit key analytics discover help"
 grouped="filter:types filter:list filter:attach filter:set filter:detach filter:cost filter:run filter:lift
 	policy:save policy:apply policy:list policy:delete
 	snapshot:create snapshot:list snapshot:show snapshot:delete snapshot:rename snapshot:hold

@@ -231,7 +231,7 @@ static inline json_t *listed(const char *target)
 }
 
 /* "type:state ..." of what is attached; static. */
-static const char *stack_of(const char *target)
+static inline const char *stack_of(const char *target)
 {
 	static char text[512];
 	json_t *json = listed(target), *stage;
@@ -271,7 +271,7 @@ static inline int action_add(void *arg, json_t *entry)
 	return 0;
 }
 
-static const char *trail(void)
+static inline const char *trail(void)
 {
 	static char text[1024];
 
