@@ -29,9 +29,9 @@ struct receive_request {
 	const char *key;
 	/* Path that the snapshot is to tell of, for who renames the image afterwards; NULL: the image's. */
 	const char *called;
-	int in_fd;       /* the stream; not owned, as the others */
-	int back_fd;     /* answers to the sender; -1: none */
-	int cut_fd;      /* at its end (POLLRDHUP): give up; -1: none */
+	int in_fd;   /* the stream; not owned, as the others */
+	int back_fd; /* answers to the sender; -1: none */
+	int cut_fd;  /* at its end (POLLRDHUP): give up; -1: none */
 };
 
 /*
