@@ -2,8 +2,8 @@
  * receive.c - "weir receive": a stream becomes an image, or its next state
  *
  * The daemon of a mount does it, reading from what this command has as stdin; a datastore that is not
- * mounted is opened here.  With --negotiate stdout is the way back to the sender, so nothing is
- * printed there.
+ * mounted is opened here.  Where stdout is a pipe it is the way back to a sender that wants answers, as the
+ * stream says: then nothing else is printed there.
  */
 #include <errno.h>
 #include <libgen.h>
@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "fs/control/text.h"
 #include "fs/stream/local.h"
 #include "fs/stream/receive.h"
@@ -22,7 +23,6 @@
 static const struct cmd_option receive_options[] = {
         {'f', "force", NULL, "although the image was changed; keeps what it is as a snapshot"},
         {'p', "properties", NULL, "all filters, and the owner, as at the sender"},
-        {'n', "negotiate", NULL, "answer the sender on stdout (weir send --to)"},
         {'i', "image", "PATH", "this image or directory, when TARGET is a datastore"},
         {'l', "list", NULL, "list what was cut off, or is under way"},
         {'a', "abort", NULL, "remove what was received so far of a stream that was cut off"},
@@ -32,7 +32,7 @@ static const struct cmd_option receive_options[] = {
 
 struct receive_call {
 	const char *target, *image;
-	bool force, properties, negotiate, list, abort, as_json;
+	bool force, properties, list, abort, as_json;
 	char *path; /* in the mount; owned */
 };
 
@@ -44,7 +44,6 @@ static int options_read(const struct command *cmd, int argc, char **argv, struct
 	while ((id = cmd_option_next(cmd, argc, argv)) > 0) {
 		c->force = c->force || id == 'f';
 		c->properties = c->properties || id == 'p';
-		c->negotiate = c->negotiate || id == 'n';
 		c->list = c->list || id == 'l';
 		c->abort = c->abort || id == 'a';
 		c->as_json = c->as_json || id == 'j';
@@ -53,7 +52,7 @@ static int options_read(const struct command *cmd, int argc, char **argv, struct
 	}
 	if (id < 0 || cmd_args_check(cmd, argc, argv, args, 1, 1))
 		return WEIR_EXIT_USAGE;
-	if (c->list + c->abort + (c->force || c->properties || c->negotiate) > 1)
+	if (c->list + c->abort + (c->force || c->properties) > 1)
 		return cmd_misused(cmd, "--list and --abort go with no other option but --image "
 		                        "and --json");
 	if (!c->list && !c->abort && isatty(STDIN_FILENO))
@@ -108,6 +107,14 @@ static int target_resolve(struct receive_call *c, struct target *t)
 
 /* --- doing it --- */
 
+/* A pipe, or what ssh has in its place. */
+static bool can_answer(void)
+{
+	struct stat st;
+
+	return fstat(STDOUT_FILENO, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode));
+}
+
 static int run_local(const struct receive_call *c, struct manager *m, struct progress *progress,
         json_t **ret_json, struct errmsg *em)
 {
@@ -116,7 +123,7 @@ static int run_local(const struct receive_call *c, struct manager *m, struct pro
 	        .force = c->force,
 	        .properties = c->properties,
 	        .in_fd = STDIN_FILENO,
-	        .back_fd = c->negotiate ? STDOUT_FILENO : -1,
+	        .back_fd = can_answer() ? STDOUT_FILENO : -1,
 	        .cut_fd = -1,
 	};
 	const struct filter_caller who = {.uid = getuid(), .pid = getpid()};
@@ -130,6 +137,8 @@ static int ask_local(const struct receive_call *c, const struct target *t,
         struct progress *progress, json_t **ret_json, struct errmsg *em)
 {
 	struct local *l;
+
+	log_to_syslog(false); /* as the daemon does; what failed is told by em */
 	int r = local_open(t->dir, &l, em);
 
 	if (r < 0)
@@ -145,14 +154,12 @@ static int ask_local(const struct receive_call *c, const struct target *t,
 static int ask_daemon(const struct receive_call *c, const struct target *t,
         struct progress *progress, json_t **ret_json, struct errmsg *em)
 {
-	const struct control_fds fds = {{STDIN_FILENO, STDOUT_FILENO}, c->abort       ? 0
-	                                                               : c->negotiate ? 2
-	                                                                              : 1};
+	const struct control_fds fds = {{STDIN_FILENO, STDOUT_FILENO}, can_answer() ? 2 : 1};
 	json_t *request = json_pack("{s:s, s:o, s:b, s:b}", "op",
 	        c->abort ? "receive-abort" : "receive", "target", text_json(c->path), "force",
 	        c->force, "properties", c->properties);
-	const int r =
-	        control_call_fds(t->dir, request, &fds, progress_update, progress, ret_json, em);
+	const int r = control_call_fds(
+	        t->dir, request, c->abort ? NULL : &fds, progress_update, progress, ret_json, em);
 
 	json_decref(request);
 	return r;
@@ -212,7 +219,7 @@ static int receive_one(struct receive_call *c)
 	signal(SIGPIPE, SIG_IGN); /* a sender that is gone is an error as others */
 	if (code == 0)
 		code = receive_ask(c, &t, &json);
-	if (code == 0 && c->negotiate)
+	if (code == 0 && json_is_true(json_object_get(json, "answered")))
 		; /* the sender says it */
 	else if (code == 0 && c->as_json)
 		cmd_print_json(json);
@@ -286,7 +293,7 @@ static int receive_run_command(const struct command *cmd, int argc, char **argv)
 
 const struct command cmd_receive = {
         .name = "receive",
-        .synopsis = "TARGET [--force] [--properties] [--negotiate] [--image PATH] [--json] | "
+        .synopsis = "TARGET [--force] [--properties] [--image PATH] [--json] | "
                     "--list TARGET | --abort TARGET",
         .summary = "Make an image, or its next state, of what weir send sent",
         .details =

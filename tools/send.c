@@ -117,8 +117,8 @@ static json_t *request_make(const struct send *s)
 	return json;
 }
 
-/* 0 and the answer, or reported. */
-static int send_ask(struct send *s, struct target *t, json_t **ret_json)
+/* 0 and the answer; or reported, but that *ret_gone: nobody reads any more. */
+static int send_ask(struct send *s, struct target *t, json_t **ret_json, bool *ret_gone)
 {
 	struct target_query q = {
 	        .request = request_make(s),
@@ -129,6 +129,8 @@ static int send_ask(struct send *s, struct target *t, json_t **ret_json)
 	        .read_only = true,
 	        .fds = s->fds.n ? &s->fds : NULL,
 	        .in_bytes = true,
+	        .silent = -EPIPE,
+	        .ret_silent = ret_gone,
 	};
 
 	return target_ask(t, &q, ret_json);
@@ -152,16 +154,19 @@ static int send_through(struct send *s, struct target *t, json_t **ret_json)
 {
 	struct stream_pipe p;
 	struct errmsg em = {0};
+	bool gone = false;
 	int code = pipe_open(s, &p);
 
 	if (code)
 		return code;
-	code = send_ask(s, t, ret_json);
-	if (stream_pipe_finish(&p, &em) < 0 && (code == 0 || !s->to)) {
-		json_decref(*ret_json);
-		*ret_json = NULL;
-		code = cmd_fail(WEIR_EXIT_FAILED, "%s", em.text);
-	}
+	code = send_ask(s, t, ret_json, &gone);
+	if (stream_pipe_finish(&p, &em) == 0 && !gone)
+		return code;
+	if (code == 0 || gone)
+		code = cmd_fail(WEIR_EXIT_FAILED, "%s",
+		        em.text[0] ? em.text : "the receiving command ended before it had all");
+	json_decref(*ret_json);
+	*ret_json = NULL;
 	return code;
 }
 
@@ -225,12 +230,13 @@ static int send_named(struct send *s)
 {
 	struct target t = {0};
 	json_t *json = NULL;
+	bool gone; /* nobody reads a dry run */
 	int code = target_find(&t, s->source.path);
 
 	if (code == 0)
 		code = path_find(s, &t);
 	if (code == 0)
-		code = s->dry_run ? send_ask(s, &t, &json) : send_through(s, &t, &json);
+		code = s->dry_run ? send_ask(s, &t, &json, &gone) : send_through(s, &t, &json);
 	if (code == 0)
 		send_print(s, json);
 	json_decref(json);

@@ -32,6 +32,14 @@ void target_release(struct target *t)
 	*t = (struct target){0};
 }
 
+static bool is_silent(const struct target_query *q, int r)
+{
+	if (!q->silent || r != q->silent)
+		return false;
+	*q->ret_silent = true;
+	return true;
+}
+
 /* No daemon to ask: the datastore is not mounted, or what mounted it has been killed. */
 enum { ASK_NOBODY = -1 };
 
@@ -45,6 +53,8 @@ static int ask_daemon(
 	progress_end(progress);
 	if (r == 0)
 		return 0;
+	if (is_silent(q, r))
+		return WEIR_EXIT_FAILED;
 	if (r == -ENOTCONN && !t->pid)
 		return ASK_NOBODY;
 	if (r == -ENOTCONN)
@@ -74,6 +84,8 @@ static int ask_directory(
 	const int closed = datastore_close(ds);
 	if (r < 0) {
 		json_decref(json);
+		if (is_silent(q, r))
+			return WEIR_EXIT_FAILED;
 		return cmd_fail(WEIR_EXIT_FAILED, "%s", em.text[0] ? em.text : strerror(-r));
 	}
 	if (closed < 0) {

@@ -34,8 +34,11 @@ struct target_query {
 	bool read_only;                /* how it is opened when it is not mounted */
 	const struct control_fds *fds; /* for the daemon, with the request; NULL: none */
 	bool in_bytes;                 /* what progress counts */
+	/* Not 0: this error is not reported, but told: the caller knows more of it. */
+	int silent;
+	bool *ret_silent;
 };
-/* Asks.  0 and the answer, owned by the caller; or WEIR_EXIT_FAILED, reported. */
+/* Asks.  0 and the answer, owned by the caller; or WEIR_EXIT_FAILED, reported (but for silent). */
 int target_ask(struct target *t, struct target_query *q, json_t **ret_json) MUST_CHECK;
 
 typedef void target_print_fn(const struct target *t, const json_t *json);

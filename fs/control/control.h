@@ -114,8 +114,8 @@ struct control_op {
 extern const struct control_op control_ops[];          /* ops.c */
 extern const struct control_op control_filter_ops[];   /* filter-ops.c */
 extern const struct control_op control_snapshot_ops[]; /* snapshot-ops.c */
-extern const struct control_op control_stream_ops[];   /* stream-ops.c */
 extern const struct control_op control_receive_ops[];  /* receive-ops.c */
+extern const struct control_op control_stream_ops[];   /* stream-ops.c */
 extern const struct control_op keys_ops[];             /* fs/filter/keys-ops.c */
 
 /* Parses a line as a client sent it (any bytes, no terminator needed).  -EBADMSG with em. */

@@ -50,9 +50,9 @@ static const struct field fields[] = {
         {"recursive", FIELD_FLAG, AT(recursive)},
         {"wait", FIELD_FLAG, AT(wait)},
         {"verify", FIELD_FLAG, AT(verify)},
+        {"properties", FIELD_FLAG, AT(properties)},
         {"dry_run", FIELD_FLAG, AT(dry_run)},
         {"raw", FIELD_FLAG, AT(raw)},
-        {"properties", FIELD_FLAG, AT(properties)},
         {"slot", FIELD_NUMBER, AT(slot), CONTROL_NEEDS_SLOT},
         {"offset", FIELD_NUMBER, AT(offset)},
 };

@@ -146,31 +146,6 @@ static int apply_whole(struct applying *ap, struct errmsg *em)
 
 /* --- an incremental stream --- */
 
-static int differs(void *arg, uint64_t off, uint64_t len, enum diff_state state)
-{
-	return 1;
-}
-
-/* Was the image changed since its base?  Drained, so it stays as it is. */
-static int changed(struct applying *ap, bool *ret_changed)
-{
-	struct receiver *rc = ap->rc;
-	struct vfs_attr attr;
-	int r = vfs_getattr(rc->m->vfs, rc->place.image, &attr);
-
-	if (r == 0 && attr.inode.size != rc->place.base.inode.size) {
-		*ret_changed = true;
-		return 0;
-	}
-	if (r == 0)
-		r = store_diff(rc->m->ds->store, snapshot_image(rc->place.base.key),
-		        rc->place.image, differs, NULL);
-	if (r < 0)
-		return r;
-	*ret_changed = r == 1;
-	return 0;
-}
-
 static int before_rows(void *arg)
 {
 	struct applying *ap = arg;
@@ -248,15 +223,12 @@ static int apply_drained(void *arg, struct errmsg *em)
 		return errmsg_set(em, -EBUSY, "'%s' is open: close it first", rc->place.path);
 	int r = vfs_getattr(rc->m->vfs, rc->place.image, &attr);
 	if (r == 0)
-		r = changed(ap, &is_changed);
+		r = place_changed(rc, &is_changed);
 	if (r < 0)
 		return errmsg_set(em, r, "cannot compare '%s' with its snapshot: %s",
 		        rc->place.path, strerror(-r));
 	if (is_changed && !rc->rq->force)
-		return errmsg_set(em, -EEXIST,
-		        "'%s' was changed since the snapshot that the stream builds on (weir "
-		        "snapshot rollback, or --force, which keeps what it is now as a snapshot)",
-		        rc->place.path);
+		return place_refuse_changed(rc, em);
 	if (is_changed)
 		r = before_keep(ap, em);
 	ap->was = attr.inode;

@@ -229,6 +229,53 @@ static int base_find(struct receiver *rc, struct errmsg *em)
 	return r;
 }
 
+static int differs(void *arg, uint64_t off, uint64_t len, enum diff_state state)
+{
+	return 1;
+}
+
+int place_changed(struct receiver *rc, bool *ret_changed)
+{
+	const struct place *pl = &rc->place;
+	struct vfs_attr attr;
+	int r = vfs_getattr(rc->m->vfs, pl->image, &attr);
+
+	if (r == 0 && attr.inode.size != pl->base.inode.size) {
+		*ret_changed = true;
+		return 0;
+	}
+	if (r == 0)
+		r = store_diff(
+		        rc->m->ds->store, snapshot_image(pl->base.key), pl->image, differs, NULL);
+	if (r < 0)
+		return r;
+	*ret_changed = r == 1;
+	return 0;
+}
+
+int place_refuse_changed(const struct receiver *rc, struct errmsg *em)
+{
+	return errmsg_set(em, -EEXIST,
+	        "'%s' was changed since the snapshot that the stream builds on (weir snapshot "
+	        "rollback, or --force, which keeps what it is now as a snapshot)",
+	        rc->place.path);
+}
+
+/* Now already, so that nobody waits for nothing; what counts is how it is at the end. */
+static int refuse_unfit(struct receiver *rc, struct errmsg *em)
+{
+	bool changed = false;
+	int r = keys_check_domain(rc->m, rc->place.policy.domain, em);
+
+	if (r < 0)
+		return r;
+	r = place_changed(rc, &changed);
+	if (r < 0)
+		return errmsg_set(em, r, "cannot compare '%s' with its snapshot: %s",
+		        rc->place.path, strerror(-r));
+	return changed && !rc->rq->force ? place_refuse_changed(rc, em) : 0;
+}
+
 /* Of an incremental stream. */
 static int place_image(struct receiver *rc, struct errmsg *em)
 {
@@ -255,7 +302,9 @@ static int place_image(struct receiver *rc, struct errmsg *em)
 		r = base_find(rc, em);
 	if (r == 0)
 		r = snapshot_name_free(ns, pl->image, rc->snapshot, &pl->image, 1, em);
-	return r == 0 ? snapshot_domains_settled(ns, &pl->image, 1, em) : r;
+	if (r == 0)
+		r = snapshot_domains_settled(ns, &pl->image, 1, em);
+	return r == 0 ? refuse_unfit(rc, em) : r;
 }
 
 /* Of a whole one. */

@@ -120,6 +120,9 @@ int place_find(struct receiver *rc, struct errmsg *em) MUST_CHECK;
 /* Again, before it is applied: with manager.lock held. */
 int place_check(struct receiver *rc, struct errmsg *em) MUST_CHECK;
 void place_release(struct place *pl);
+/* Was the image changed since its base?  A group is committed. */
+int place_changed(struct receiver *rc, bool *ret_changed) MUST_CHECK;
+int place_refuse_changed(const struct receiver *rc, struct errmsg *em);
 /* The snapshot of this guid that an image is in; both are the caller's.  -ENOENT. */
 int place_snapshot(struct datastore *ds, uint64_t ino, const uint8_t guid[STREAM_GUID_LEN],
         struct snapshot *ret_s, struct snapshot_image *ret_si) MUST_CHECK;

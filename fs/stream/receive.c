@@ -37,7 +37,7 @@ int receive_cut(const struct receiver *rc)
 
 int receive_answer(struct receiver *rc, struct stream_record *rec, struct errmsg *em)
 {
-	if (!rc->writer || rc->answered)
+	if (!rc->writer || rc->answered || !(rc->begin.flags & STREAM_TALK))
 		return 0;
 	int r = record_write(rc->writer, rec);
 	if (r == 0)
@@ -75,7 +75,8 @@ static int introduced(struct receiver *rc, const struct stream_bytes *meta, stru
 		return r;
 	return rc->writer ? hello(rc, em)
 	                  : errmsg_set(em, -EINVAL,
-	                            "the sender waits for answers (weir receive --negotiate)");
+	                            "the sender waits for answers, and there is no way back to it "
+	                            "(standard output is no pipe)");
 }
 
 static int started(struct receiver *rc, uint64_t start, struct errmsg *em)
@@ -171,13 +172,14 @@ static int receive_all(struct receiver *rc, struct errmsg *em)
 
 static json_t *result_json(const struct receiver *rc)
 {
-	return json_pack("{s:o, s:s, s:o, s:I, s:I, s:I, s:O, s:o}", "target",
+	return json_pack("{s:o, s:s, s:o, s:I, s:I, s:I, s:O, s:o, s:b}", "target",
 	        text_json(rc->place.path), "snapshot", rc->snapshot, "from",
 	        rc->from ? text_json(rc->from) : json_null(), "size_bytes",
 	        (json_int_t)rc->begin.size, "received_bytes",
 	        (json_int_t)record_reader_bytes(rc->reader), "known_bytes",
 	        (json_int_t)rc->known_bytes, "left_out", rc->left_out, "before",
-	        *rc->before ? json_string(rc->before) : json_null());
+	        *rc->before ? json_string(rc->before) : json_null(), "answered",
+	        (rc->begin.flags & STREAM_TALK) != 0);
 }
 
 static void answer_done(struct receiver *rc)

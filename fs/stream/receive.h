@@ -29,15 +29,15 @@ struct receive_request {
 	const char *key;
 	/* Path that the snapshot is to tell of, for who renames the image afterwards; NULL: the image's. */
 	const char *called;
-	int in_fd;       /* the stream; not owned, as the others */
-	int back_fd;     /* answers to the sender; -1: none */
-	int cut_fd;      /* at its end (POLLRDHUP): give up; -1: none */
+	int in_fd;   /* the stream; not owned, as the others */
+	int back_fd; /* answers to a sender that waits for them; -1: none */
+	int cut_fd;  /* at its end (POLLRDHUP): give up; -1: none */
 };
 
 /*
  * -ENODATA: the stream ended too soon; -ECANCELED: given up; both, and most others, leave what there is
  * so far, and em says how to go on.  *ret_json: {target, snapshot, from (null: whole), size_bytes, received_bytes,
- * known_bytes, left_out: [type], before (snapshot of what was there, or null)}.
+ * known_bytes, left_out: [type], before (snapshot of what was there, or null), answered (the sender was told)}.
  */
 int receive_run(struct manager *m, const struct filter_caller *who,
         const struct receive_request *rq, snapshot_invalidate_fn *invalidate, void *invalidate_arg,

@@ -13,6 +13,9 @@
 
 #include "fs/stream/send-private.h"
 
+/* For a password to be typed on the way; but who reads and never answers must not keep us for ever. */
+#define HELLO_PATIENCE_MS 180000
+
 /* ERROR, or what has no business here. */
 static int unexpected(struct sender *s, const struct stream_record *rec)
 {
@@ -31,7 +34,7 @@ static int answer_read(struct sender *s, enum stream_type want, struct stream_re
 		return talk_why(s);
 	if (r == 0)
 		r = record_read(s->answers, ret_rec, &em);
-	if (r == -ECANCELED)
+	if (r == -ECANCELED || r == -ETIMEDOUT)
 		return r;
 	if (r < 0)
 		return errmsg_set(s->em, r == -ENODATA ? -EPIPE : r, "%s",
@@ -57,10 +60,17 @@ int talk_why(struct sender *s)
 int talk_begin(struct sender *s)
 {
 	struct stream_record rec;
-	const int r = answer_read(s, STREAM_HELLO, &rec);
 
+	record_reader_patience(s->answers, HELLO_PATIENCE_MS);
+	const int r = answer_read(s, STREAM_HELLO, &rec);
+	if (r == -ETIMEDOUT)
+		return errmsg_set(s->em, r,
+		        "no answer from the receiver in %d minutes: does the command run weir "
+		        "receive?",
+		        HELLO_PATIENCE_MS / 60000);
 	if (r < 0)
 		return r;
+	record_reader_patience(s->answers, -1);
 	if (rec.hello.start > s->end)
 		return errmsg_set(s->em, -EPROTO, "the receiver's answer makes no sense");
 	s->hello = rec.hello;

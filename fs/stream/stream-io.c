@@ -14,7 +14,7 @@
 #define GATHER_BYTES (128u << 10)
 
 /* Until fd is ready.  cancel_fd is looked at first. */
-static int io_wait(int fd, short events, int cancel_fd)
+static int io_wait(int fd, short events, int cancel_fd, int patience_ms)
 {
 	struct pollfd fds[] = {
 	        {.fd = fd, .events = events},
@@ -22,9 +22,11 @@ static int io_wait(int fd, short events, int cancel_fd)
 	};
 
 	for (;;) {
-		const int n = poll(fds, ARRAY_SIZE(fds), -1);
+		const int n = poll(fds, ARRAY_SIZE(fds), patience_ms);
 		if (n < 0 && errno != EINTR)
 			return -errno;
+		if (n == 0)
+			return -ETIMEDOUT;
 		if (n > 0 && fds[1].revents)
 			return -ECANCELED;
 		if (n > 0 && fds[0].revents)
@@ -76,7 +78,7 @@ uint64_t record_writer_bytes(const struct record_writer *w)
 static int write_all(struct record_writer *w, const uint8_t *data, size_t len)
 {
 	while (len > 0 && w->fd >= 0) {
-		const int r = io_wait(w->fd, POLLOUT, w->cancel_fd);
+		const int r = io_wait(w->fd, POLLOUT, w->cancel_fd, -1);
 		if (r < 0)
 			return r;
 		const ssize_t n = write(w->fd, data, len);
@@ -126,7 +128,7 @@ int record_write(struct record_writer *w, struct stream_record *rec)
 
 struct record_reader {
 	struct stream_in *in; /* owned */
-	int fd, cancel_fd;
+	int fd, cancel_fd, patience_ms;
 };
 
 int record_reader_new(enum stream_kind kind, int fd, int cancel_fd, struct record_reader **ret_r)
@@ -137,6 +139,7 @@ int record_reader_new(enum stream_kind kind, int fd, int cancel_fd, struct recor
 		return -ENOMEM;
 	r->fd = fd;
 	r->cancel_fd = cancel_fd;
+	r->patience_ms = -1;
 	const int err = stream_in_new(kind, &r->in);
 	if (err < 0)
 		return err;
@@ -156,6 +159,11 @@ void record_reader_freep(struct record_reader **r)
 	record_reader_free(*r);
 }
 
+void record_reader_patience(struct record_reader *r, int ms)
+{
+	r->patience_ms = ms;
+}
+
 uint64_t record_reader_bytes(const struct record_reader *r)
 {
 	return stream_in_bytes(r->in);
@@ -167,7 +175,7 @@ int record_read(struct record_reader *r, struct stream_record *ret_rec, struct e
 	size_t room;
 
 	while ((room = stream_in_room(r->in, &buf)) > 0) {
-		int err = io_wait(r->fd, POLLIN, r->cancel_fd);
+		int err = io_wait(r->fd, POLLIN, r->cancel_fd, r->patience_ms);
 		if (err < 0)
 			return err;
 		const ssize_t n = read(r->fd, buf, room);

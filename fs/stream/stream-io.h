@@ -28,6 +28,8 @@ int record_reader_new(
         enum stream_kind kind, int fd, int cancel_fd, struct record_reader **ret_r) MUST_CHECK;
 void record_reader_free(struct record_reader *r); /* accepts NULL */
 void record_reader_freep(struct record_reader **r);
+/* How long a record_read() may wait for the next bytes: -ETIMEDOUT then; -1: for ever, as at first. */
+void record_reader_patience(struct record_reader *r, int ms);
 /*
  * The next record, good until the next call.  Errors of the decoder as they are, with em; -ENODATA: it
  * ended.  After its last record: -ENODATA.

@@ -13,7 +13,7 @@ for page in "$man"/*.8; do
 done
 ok "all pages pass lint"
 
-for c in create mount umount status stats images check gc snapshot clone diff send filter policy audit key analytics discover help mkfs.weir mount.weir fsck.weir; do
+for c in create mount umount status stats images check gc snapshot clone diff send receive filter policy audit key analytics discover help mkfs.weir mount.weir fsck.weir; do
 	page=$man/weir-$c.8
 	[[ $c == *.* ]] && page=$man/$c.8
 	[ -f "$page" ] || fail "no page for $c"

@@ -1,7 +1,7 @@
 #!/bin/bash
 # help is complete and goes to stdout; a mistake is one line that helps
 . "$(dirname "$0")/lib.sh"
-commands="create mount umount status stats images check gc snapshot clone diff send filter policy audit key analytics discover help"
+commands="create mount umount status stats images check gc snapshot clone diff send receive filter policy audit key analytics discover help"
 grouped="filter:types filter:list filter:attach filter:set filter:detach filter:cost filter:run filter:lift
 	policy:save policy:apply policy:list policy:delete
 	snapshot:create snapshot:list snapshot:show snapshot:delete snapshot:rename snapshot:hold
@@ -55,7 +55,7 @@ refused 16 "missing HOLDER" "$WEIR" snapshot hold x a
 refused 16 "missing ACTION" "$WEIR" filter run x throttle
 ok "commands of a group"
 
-for c in create umount status stats images check gc clone diff audit analytics discover; do
+for c in create umount status stats images check gc clone diff receive audit analytics discover; do
 	refused 16 "missing" "$WEIR" "$c"
 	says err "(see 'weir help $c')"
 	refused 16 "unknown option '--frobnicate'" "$WEIR" "$c" --frobnicate x
