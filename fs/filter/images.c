@@ -205,7 +205,7 @@ static bool is_unlocked(struct manager *m, uint64_t ino)
 {
 	CLEANUP(manifest_freep) struct manifest *mf = NULL;
 
-	return manifest_load(m->ds->ns, ino, &mf, NULL) == 0 &&
+	return manifest_load(m->ds->ns, ino, &mf, NULL) == 0 && mf->domain != 0 &&
 	       keys_check_domain(m, mf->domain, NULL) == 0;
 }
 
