@@ -205,6 +205,7 @@ static int control_start(struct daemon *d, struct errmsg *em)
 	        .arg = d,
 	        .manager = d->manager,
 	};
+
 	manager_set_invalidate(d->manager, daemon_invalidate, d);
 	const int r = control_server_start(&host, &d->control, em);
 

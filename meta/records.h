@@ -17,6 +17,7 @@
  *	FLAG          inode            1: quarantine    text
  *	                               2: schedule, 3: agent  fs/snapshot/schedule.h
  *	                               4: receiving     JSON, fs/stream/receive-private.h
+ *	                               5: kept sealed   JSON, fs/filter/sealed-flag.h
  *	SNAPSHOT      0, a snapshot    number           JSON, fs/snapshot/records.h
  */
 #pragma once

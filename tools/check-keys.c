@@ -18,6 +18,7 @@
 #include "base/bytes.h"
 #include "crypto/kdf.h"
 #include "crypto/keyslot.h"
+#include "fs/filter/keys.h"
 #include "meta/records.h"
 #include "store/ilog-format.h"
 #include "tools/check.h"
@@ -38,7 +39,8 @@ static int slot_try(void *arg, uint64_t owner, uint64_t id, const void *value, s
 	if (owner == 0 || owner > UINT32_MAX || keyslot_kind_of(value, len, &kind) < 0 ||
 	        kind != KEYSLOT_FILE)
 		return 0;
-	if (keyslot_unwrap(value, len, (uint32_t)owner, (unsigned)id, u->secret, u->len, key) < 0)
+	const uint32_t bound_to = keys_slots_domain(u->c->ns, (uint32_t)owner);
+	if (keyslot_unwrap(value, len, bound_to, (unsigned)id, u->secret, u->len, key) < 0)
 		return 0; /* of another key */
 	int r = keyring_add(u->c->keys, (uint32_t)owner, key);
 	key_wipe(key, sizeof(key));

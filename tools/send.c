@@ -21,6 +21,7 @@ static const struct cmd_option send_options[] = {
         {'f', "from", "NAME", "only what changed since this snapshot of the image"},
         {'t', "to", "COMMAND", "run a receiver, and send what it lacks"},
         {'r', "resume", "TOKEN", "go on where a receiver was cut off, as it printed"},
+        {'w', "raw", NULL, "encrypted, as it is stored, without its key"},
         {'n', "dry-run", NULL, "send nothing: tell how much it would be"},
         {'i', "image", "PATH", "the image, when the datastore is not mounted"},
         {'j', "json", NULL, "print JSON; to stderr if the stream goes to stdout"},
@@ -30,7 +31,7 @@ static const struct cmd_option send_options[] = {
 struct send {
 	struct image_name source; /* owned */
 	const char *from, *to, *resume, *image;
-	bool dry_run, as_json;
+	bool raw, dry_run, as_json;
 	const char *path; /* in the datastore; of the target */
 	struct control_fds fds;
 };
@@ -52,6 +53,9 @@ static int options_read(const struct command *cmd, int argc, char **argv, struct
 			break;
 		case 'i':
 			s->image = optarg;
+			break;
+		case 'w':
+			s->raw = true;
 			break;
 		case 'n':
 			s->dry_run = true;
@@ -88,6 +92,7 @@ static int send_report(void *arg, struct datastore *ds, struct progress *progres
 	        .name = s->source.name,
 	        .from = s->from,
 	        .resume = s->resume,
+	        .raw = s->raw,
 	        .dry_run = s->dry_run,
 	};
 	const struct send_io io = {
@@ -101,8 +106,9 @@ static int send_report(void *arg, struct datastore *ds, struct progress *progres
 
 static json_t *request_make(const struct send *s)
 {
-	json_t *json = json_pack("{s:s, s:o, s:o, s:b}", "op", "send", "target", text_json(s->path),
-	        "name", text_json(s->source.name), "dry_run", s->dry_run);
+	json_t *json =
+	        json_pack("{s:s, s:o, s:o, s:b, s:b}", "op", "send", "target", text_json(s->path),
+	                "name", text_json(s->source.name), "dry_run", s->dry_run, "raw", s->raw);
 
 	if (json && s->from)
 		json_object_set_new(json, "from", text_json(s->from));

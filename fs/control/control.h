@@ -61,7 +61,7 @@ struct control_request {
 	const char *from, *token;
 	struct control_texts images, settings, args; /* items NULL: not given */
 	struct control_texts kinds, secrets;         /* further ones */
-	bool full, lazy, force, recursive, wait, verify, quiesce, dry_run, properties;
+	bool full, lazy, force, recursive, wait, verify, quiesce, dry_run, properties, raw;
 	uint64_t slot, offset;
 	bool slot_given;
 	json_t *json; /* owned */

@@ -56,6 +56,7 @@ static const struct field fields[] = {
         {"quiesce", FIELD_FLAG, AT(quiesce)},
         {"properties", FIELD_FLAG, AT(properties)},
         {"dry_run", FIELD_FLAG, AT(dry_run)},
+        {"raw", FIELD_FLAG, AT(raw)},
         {"slot", FIELD_NUMBER, AT(slot), CONTROL_NEEDS_SLOT},
         {"offset", FIELD_NUMBER, AT(offset)},
 };

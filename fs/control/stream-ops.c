@@ -14,6 +14,7 @@ static int run_send(struct control_context *ctx, const struct control_request *r
 	        .name = req->name,
 	        .from = req->from,
 	        .resume = req->token,
+	        .raw = req->raw,
 	        .dry_run = req->dry_run,
 	};
 	const struct send_io io = {

@@ -100,7 +100,7 @@ static int one_locked(struct apply *a, const struct target *t, apply_fn *fn,
 	const int r = fn(a, t, ret_res, em);
 	pthread_mutex_unlock(&a->m->lock);
 	if (r == 0 && ret_res->sees_reads)
-		manager_forget_pages(a->m, t->ino);
+		manager_invalidate(a->m, t->ino, NULL);
 	return r;
 }
 

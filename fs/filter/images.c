@@ -27,6 +27,7 @@
 
 #include "base/log.h"
 #include "fs/filter/manager-private.h"
+#include "fs/filter/sealed-flag.h"
 #include "fs/snapshot/records.h"
 #include "fs/snapshot/schedule.h"
 
@@ -374,6 +375,35 @@ static int snapshot_check(struct filter_image *fi, struct errmsg *em)
 	return r == -ENOENT ? errmsg_set(em, -ESTALE, "the snapshot is gone") : r;
 }
 
+/* What was received sealed is no image yet. */
+static int sealed_check(struct manager *m, uint64_t ino, struct errmsg *em)
+{
+	struct sealed_flag f = {0};
+	char name[RAW_NAME_MAX + 1] = "";
+	struct errmsg ignored;
+	int r = sealed_flag_get(m->ds->ns, ino, &f);
+
+	if (r == -ENOENT)
+		return 0;
+	if (r < 0)
+		return errmsg_set(em, -EIO,
+		        "it was received sealed, and what is known of that "
+		        "cannot be read (weir check)");
+	if (keys_name_of(m, f.domain, name) < 0)
+		errmsg_set(em, -ENOKEY, "it was received sealed, and its key is gone");
+	else if (keys_check_domain(m, f.domain, &ignored) < 0)
+		errmsg_set(em, -ENOKEY,
+		        "it was received sealed: key '%s' is locked (weir key unlock %s %s)", name,
+		        m->ds->dir, name);
+	else
+		errmsg_set(em, -ENOKEY,
+		        "it was received sealed and is being opened with key '%s' (weir status "
+		        "%s)",
+		        name, m->ds->dir);
+	sealed_flag_release(&f);
+	return -ENOKEY;
+}
+
 /* With fi->lock held. */
 static int image_open(struct filter_image *fi, struct errmsg *em)
 {
@@ -381,8 +411,10 @@ static int image_open(struct filter_image *fi, struct errmsg *em)
 	CLEANUP(manifest_freep) struct manifest *mf = NULL;
 	struct pipeline_below below = below_of(fi);
 	unsigned missing = 0;
-	int r = manifest_load(m->ds->ns, fi->ino, &mf, em);
+	int r = sealed_check(m, fi->ino, em);
 
+	if (!r)
+		r = manifest_load(m->ds->ns, fi->ino, &mf, em);
 	if (!r)
 		r = manifest_check_open(mf, &missing, em);
 	if (!r)

@@ -32,6 +32,7 @@ struct jobs {
 static const struct job_ops *const ops[] = {
         [JOB_CONVERT] = &job_convert_ops,
         [JOB_RESEAL] = &job_reseal_ops,
+        [JOB_UNSEAL] = &job_unseal_ops,
 };
 
 /* --- rows --- */
@@ -171,6 +172,15 @@ bool jobs_again(struct jobs *jobs, uint64_t ino, uint64_t link)
 	const bool again = job && job->again;
 	pthread_mutex_unlock(&jobs->lock);
 	return again;
+}
+
+void jobs_kick(struct jobs *jobs)
+{
+	pthread_mutex_lock(&jobs->lock);
+	for (struct job *job = jobs->first; job; job = job->next)
+		job->retry_at_ns = 0;
+	pthread_cond_broadcast(&jobs->cond);
+	pthread_mutex_unlock(&jobs->lock);
 }
 
 bool jobs_leave_domain(struct jobs *jobs, const struct job *but, uint32_t domain)

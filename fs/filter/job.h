@@ -26,7 +26,7 @@ struct manager;
 struct jobs;
 struct ns;
 
-enum job_what { JOB_CONVERT, JOB_RESEAL };
+enum job_what { JOB_CONVERT, JOB_RESEAL, JOB_UNSEAL };
 
 struct job {
 	struct job *next;
@@ -51,6 +51,7 @@ struct job_ops {
 };
 extern const struct job_ops job_convert_ops; /* convert.c */
 extern const struct job_ops job_reseal_ops;  /* reseal.c */
+extern const struct job_ops job_unseal_ops;  /* fs/stream/raw-open.c */
 
 int jobs_new(struct manager *m, struct jobs **ret_jobs) MUST_CHECK;
 /* Reads the rows and starts the thread. */
@@ -81,6 +82,8 @@ bool jobs_leave_domain(struct jobs *jobs, const struct job *but, uint32_t domain
  */
 int jobs_wait(struct jobs *jobs, uint64_t ino, uint64_t link, gc_progress_fn *fn, void *arg,
         struct errmsg *em) MUST_CHECK;
+/* A key came: jobs that were put off are tried now. */
+void jobs_kick(struct jobs *jobs);
 /* [{target, type, what, progress, error}] */
 json_t *jobs_json(struct jobs *jobs);
 

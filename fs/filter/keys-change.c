@@ -186,9 +186,9 @@ static int wrap_all(struct keys *k, const struct named_key *key, const struct se
 
 	for (unsigned d = 0; r == 0 && d < key->n_domains; d++) {
 		uint8_t data_key[SEAL_KEY_LEN];
-		const uint32_t domain = key->domains[d].id;
+		const uint32_t domain = slots_domain(&key->domains[d]);
 		unsigned opened = 0;
-		r = slots_open(k->env.ns, domain, s, &opened, data_key);
+		r = slots_open(k->env.ns, &key->domains[d], s, &opened, data_key);
 		if (r < 0)
 			r = key_refuse_secret(key->name, s, r, em);
 		else

@@ -63,6 +63,14 @@ static int env_domain_unlocked(void *arg, uint32_t domain)
 	return store_domain_unlocked(m->ds->store, domain);
 }
 
+static void env_unlocked(void *arg)
+{
+	const struct manager *m = arg;
+
+	if (m->jobs)
+		jobs_kick(m->jobs);
+}
+
 static int env_domain_lock(void *arg, uint32_t domain)
 {
 	const struct manager *m = arg;
@@ -95,7 +103,7 @@ static void env_path_of(void *arg, uint64_t ino, char *buf, size_t cap)
 
 static void env_forget_pages(void *arg, uint64_t ino)
 {
-	manager_forget_pages(arg, ino);
+	manager_invalidate(arg, ino, NULL);
 }
 
 static int env_move(void *arg, const struct filter_caller *who, uint64_t ino, uint32_t from,
@@ -130,6 +138,7 @@ int keys_new(struct manager *m, struct keys **ret_keys, struct errmsg *em)
 	        .protect = keyring_protect,
 	        .domain_unlocked = env_domain_unlocked,
 	        .domain_lock = env_domain_lock,
+	        .unlocked = env_unlocked,
 	        .image_open = env_image_open,
 	        .path_of = env_path_of,
 	        .forget_pages = env_forget_pages,

@@ -9,6 +9,7 @@
  *	keys-list.c    the list of keys
  *	keys-ops.c     the requests of the control socket
  *	keys-env.c     the environment as the manager gives it
+ *	keys-import.c  keys that come with what was sealed elsewhere, and go with what is sealed here
  *
  * Lock order: keys.op_lock (one operation at a time; held while scrypt runs), manager.lock and what
  * comes after it (manager-private.h), keys.lock (a state lock: nothing is taken while it is held).
@@ -52,6 +53,8 @@ struct keys_env {
 	/* The store's part of unlocking and locking a domain (store.h). */
 	int (*domain_unlocked)(void *arg, uint32_t domain);
 	int (*domain_lock)(void *arg, uint32_t domain);
+	/* A key is unlocked: what waits for one is tried again.  May be NULL. */
+	void (*unlocked)(void *arg);
 	/* Is this image open, or at work in the background?  Inside the lock. */
 	bool (*image_open)(void *arg, uint64_t ino);
 	void (*path_of)(void *arg, uint64_t ino, char *buf, size_t cap);
@@ -68,6 +71,9 @@ struct keys_env {
 struct key_domain {
 	uint32_t id;
 	bool unlocked; /* its images may be opened */
+	/* It came from another datastore: this domain of it; the slots are bound to slots_domain. */
+	uint8_t origin_uuid[16];
+	uint32_t origin, slots_domain; /* 0: it was made here */
 };
 
 struct named_key {
@@ -167,8 +173,10 @@ struct key_slots {
 };
 int slots_list(struct ns *ns, uint32_t domain, struct key_slots *ret_slots) MUST_CHECK;
 /* The slot of a domain that this secret opens.  -EKEYREJECTED; takes half a second a passphrase. */
-int slots_open(struct ns *ns, uint32_t domain, const struct secret *s, unsigned *ret_slot,
-        uint8_t ret_data_key[SEAL_KEY_LEN]) MUST_CHECK;
+int slots_open(struct ns *ns, const struct key_domain *domain, const struct secret *s,
+        unsigned *ret_slot, uint8_t ret_data_key[SEAL_KEY_LEN]) MUST_CHECK;
+/* The domain that its slots are bound to (keyslot.h). */
+uint32_t slots_domain(const struct key_domain *domain);
 /* A number that none of the key's domains uses.  -ENOSPC with em. */
 int slots_free(struct ns *ns, const struct named_key *key, unsigned *ret_slot,
         struct errmsg *em) MUST_CHECK;
@@ -205,6 +213,9 @@ int key_delete(struct keys *k, const struct filter_caller *who, const char *name
 int key_rotate(struct keys *k, const struct filter_caller *who, const char *name,
         const struct secret *secrets, unsigned n, bool wait, gc_progress_fn *fn, void *fn_arg,
         json_t **ret_json, struct errmsg *em) MUST_CHECK;
+/* keys_import(); the key that it is. */
+int key_import(struct keys *k, const struct filter_caller *who, const struct raw_key *rk,
+        struct named_key *ret_key, uint32_t *ret_domain, struct errmsg *em) MUST_CHECK;
 /* A domain that a key is rotated from: gone, if nothing needs it any more.  With op_lock held. */
 int key_domain_settle(struct keys *k, uint32_t domain) MUST_CHECK;
 /* Goes on with a rotation that was cut off: images still in old domains are moved.  op_lock held. */

@@ -275,7 +275,7 @@ static int rotate_rows(struct keys *k, const struct filter_caller *who, const st
 }
 
 /* The slots that the secrets open; a secret that is given twice counts once. */
-static int slots_find(struct keys *k, const char *name, uint32_t domain,
+static int slots_find(struct keys *k, const char *name, const struct key_domain *domain,
         const struct secret *secrets, unsigned n, struct kept_list *ret_kept, struct errmsg *em)
 {
 	uint8_t data_key[SEAL_KEY_LEN];
@@ -312,7 +312,7 @@ static int rotate_check(struct keys *k, const char *name, const struct secret *s
 		        "key '%s' is being rotated from %u domains already: wait until its images "
 		        "have moved (weir status %s)",
 		        name, KEYS_DOMAINS_MAX - 1, k->env.dir);
-	r = slots_find(k, name, current, secrets, n, ret_kept, em);
+	r = slots_find(k, name, &key.domains[0], secrets, n, ret_kept, em);
 	if (r == 0)
 		*ret_key = key;
 	return r;
@@ -356,7 +356,7 @@ static int rotate(struct keys *k, const struct filter_caller *who, const char *n
 	if (r < 0)
 		return r;
 	memmove(key.domains + 1, key.domains, key.n_domains * sizeof(key.domains[0]));
-	key.domains[0] = (struct key_domain){domain, true};
+	key.domains[0] = (struct key_domain){.id = domain, .unlocked = true};
 	key.n_domains++;
 	r = rotate_rows(k, who, &key, &kept, em);
 	struct named_key there;

@@ -126,25 +126,31 @@ int slots_list(struct ns *ns, uint32_t domain, struct key_slots *ret_slots)
 	return r;
 }
 
-static int slot_try(struct ns *ns, uint32_t domain, unsigned slot, const struct secret *s,
-        uint8_t ret_data_key[SEAL_KEY_LEN])
+uint32_t slots_domain(const struct key_domain *domain)
+{
+	return domain->origin ? domain->slots_domain : domain->id;
+}
+
+static int slot_try(struct ns *ns, const struct key_domain *domain, unsigned slot,
+        const struct secret *s, uint8_t ret_data_key[SEAL_KEY_LEN])
 {
 	struct bytes_out value = {0};
-	int r = ns_record_get(ns, RECORD_KEYSLOT, domain, slot, &value);
+	int r = ns_record_get(ns, RECORD_KEYSLOT, domain->id, slot, &value);
 
 	if (r < 0)
 		return r;
-	r = keyslot_unwrap(value.data, value.len, domain, slot, s->data, s->len, ret_data_key);
+	r = keyslot_unwrap(
+	        value.data, value.len, slots_domain(domain), slot, s->data, s->len, ret_data_key);
 	bytes_release(&value);
 	return r;
 }
 
-int slots_open(struct ns *ns, uint32_t domain, const struct secret *s, unsigned *ret_slot,
-        uint8_t ret_data_key[SEAL_KEY_LEN])
+int slots_open(struct ns *ns, const struct key_domain *domain, const struct secret *s,
+        unsigned *ret_slot, uint8_t ret_data_key[SEAL_KEY_LEN])
 {
 	struct key_slots list = {0};
 	int worst = -EKEYREJECTED;
-	int r = slots_list(ns, domain, &list);
+	int r = slots_list(ns, domain->id, &list);
 
 	for (unsigned i = 0; r == 0 && i < list.n; i++) {
 		if (list.slots[i].kind != s->kind)

@@ -18,11 +18,12 @@
 
 /* --- unlock --- */
 
-static int domain_open(struct keys *k, uint32_t domain, const struct secret *s)
+static int domain_open(struct keys *k, const struct key_domain *d, const struct secret *s)
 {
 	uint8_t data_key[SEAL_KEY_LEN];
+	const uint32_t domain = d->id;
 	unsigned slot = 0;
-	int r = slots_open(k->env.ns, domain, s, &slot, data_key);
+	int r = slots_open(k->env.ns, d, s, &slot, data_key);
 
 	if (r == 0) {
 		r = keyring_add(k->env.keyring, domain, data_key);
@@ -30,6 +31,11 @@ static int domain_open(struct keys *k, uint32_t domain, const struct secret *s)
 			key_wipe(data_key, sizeof(data_key));
 			return 0;
 		}
+	}
+	if (r == 0 && d->origin) {
+		r = keyring_add_origin(k->env.keyring, domain, d->origin_uuid, d->origin, data_key);
+		if (r < 0 && keyring_remove(k->env.keyring, domain) < 0)
+			ASSERT(false); /* it was added above */
 	}
 	key_wipe(data_key, sizeof(data_key));
 	if (r < 0)
@@ -64,7 +70,7 @@ static int images_json(struct keys *k, const struct named_key *key, json_t **ret
 static int unlock(struct keys *k, const struct filter_caller *who, const struct named_key *key,
         const struct secret *s, struct errmsg *em)
 {
-	int r = domain_open(k, key->domains[0].id, s);
+	int r = domain_open(k, &key->domains[0], s);
 	const struct key_note note = {
 	        who, r == 0 ? "key unlock" : "key unlock failed", key->name, NULL, NULL};
 
@@ -72,7 +78,7 @@ static int unlock(struct keys *k, const struct filter_caller *who, const struct 
 	if (r < 0)
 		return key_refuse_secret(key->name, s, r, em);
 	for (unsigned d = 1; d < key->n_domains; d++) {
-		r = domain_open(k, key->domains[d].id, s);
+		r = domain_open(k, &key->domains[d], s);
 		if (r < 0)
 			log_error("key '%s': the domain that it is rotated from (%u) does not open "
 			          "(%s): images that are still in it stay closed",
@@ -97,6 +103,8 @@ int key_unlock(struct keys *k, const struct filter_caller *who, const char *name
 		if (key_rotate_resume(k, who, name, &why) < 0)
 			log_error("key '%s': its rotation does not go on: %s", name, why.text);
 	}
+	if (r == 0 && k->env.unlocked)
+		k->env.unlocked(k->env.arg);
 	if (r == 0)
 		r = images_json(k, &key, ret_json);
 	pthread_mutex_unlock(&k->op_lock);

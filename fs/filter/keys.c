@@ -8,7 +8,8 @@
  * which the manager asks and then shows the image as open; so either it sees the mark gone, or
  * whoever locks sees the image.
  *
- * A row is JSON {"created_ns", "domain", "name", "rotating_from": [domain]}.  Data keys are in no
+ * A row is JSON {"created_ns", "domain", "name", "rotating_from": [domain],
+ * "origins": [where domains came from]}.  Data keys are in no
  * row but wrapped (RECORD_KEYSLOT), and in memory only in the keyring and, during an operation, on
  * the stack of the thread that does it, which wipes it.
  *
@@ -16,11 +17,13 @@
  * the ones that they take an image out of.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "base/log.h"
 #include "fs/filter/keys-private.h"
+#include "fs/filter/sealed-flag.h"
 
 /* --- one row --- */
 
@@ -34,6 +37,79 @@ bool key_name_good(const char *name)
 	return len > 0 && len <= KEYS_NAME_MAX && strspn(name, good) == len && name[0] != '-';
 }
 
+/* --- where it came from --- */
+
+static json_t *origin_json(const struct key_domain *d)
+{
+	char hex[33];
+
+	for (unsigned i = 0; i < 16; i++)
+		snprintf(hex + 2 * (size_t)i, 3, "%02x", d->origin_uuid[i]);
+	return json_pack("{s:I, s:s, s:I, s:I}", "domain", (json_int_t)d->id, "uuid", hex, "of",
+	        (json_int_t)d->origin, "slots_of", (json_int_t)d->slots_domain);
+}
+
+static bool origins_put(json_t *json, const struct named_key *key)
+{
+	json_t *list = json_array();
+	bool good = list;
+
+	for (unsigned i = 0; good && i < key->n_domains; i++)
+		if (key->domains[i].origin)
+			good = json_array_append_new(list, origin_json(&key->domains[i])) == 0;
+	if (good && json_array_size(list) > 0)
+		good = json_object_set(json, "origins", list) == 0;
+	json_decref(list);
+	return good;
+}
+
+static bool uuid_take(const char *hex, uint8_t ret_uuid[16])
+{
+	static const char digits[] = "0123456789abcdef";
+
+	if (!hex || strlen(hex) != 32 || strspn(hex, digits) != 32)
+		return false;
+	for (unsigned i = 0; i < 16; i++)
+		ret_uuid[i] = (uint8_t)((strchr(digits, hex[2 * i]) - digits) << 4 |
+		                        (strchr(digits, hex[2 * i + 1]) - digits));
+	return true;
+}
+
+static bool number_take(const json_t *value, uint32_t *ret_number)
+{
+	const json_int_t n = json_integer_value(value);
+
+	*ret_number = (uint32_t)n;
+	return n >= 1 && n <= UINT32_MAX;
+}
+
+static bool origin_take(const json_t *json, struct named_key *key)
+{
+	struct key_domain o = {0};
+	bool good = number_take(json_object_get(json, "domain"), &o.id) &&
+	            number_take(json_object_get(json, "of"), &o.origin) &&
+	            number_take(json_object_get(json, "slots_of"), &o.slots_domain) &&
+	            uuid_take(json_string_value(json_object_get(json, "uuid")), o.origin_uuid);
+
+	for (unsigned i = 0; good && i < key->n_domains; i++) {
+		if (key->domains[i].id != o.id)
+			continue;
+		good = !key->domains[i].origin;
+		key->domains[i] = o;
+		return good;
+	}
+	return false;
+}
+
+static bool origins_take(const json_t *list, struct named_key *key)
+{
+	bool good = !list || json_is_array(list);
+
+	for (size_t i = 0; good && i < json_array_size(list); i++)
+		good = origin_take(json_array_get(list, i), key);
+	return good;
+}
+
 char *key_encode(const struct named_key *key)
 {
 	char *text = NULL;
@@ -45,7 +121,7 @@ char *key_encode(const struct named_key *key)
 	json_t *json = json_pack("{s:s, s:I, s:I, s:o}", "name", key->name, "domain",
 	        (json_int_t)key->domains[0].id, "created_ns", (json_int_t)key->created_ns,
 	        "rotating_from", from);
-	if (good && json)
+	if (good && json && origins_put(json, key))
 		text = json_dumps(json, JSON_COMPACT | JSON_SORT_KEYS);
 	json_decref(json);
 	return text;
@@ -78,7 +154,7 @@ static bool key_take(const json_t *json, struct named_key *key)
 	for (size_t i = 0; i < json_array_size(from); i++)
 		if (!domain_take(json_array_get(from, i), key))
 			return false;
-	return true;
+	return origins_take(json_object_get(json, "origins"), key);
 }
 
 int key_decode(const void *value, size_t len, struct named_key *ret_key)
@@ -358,6 +434,18 @@ static int use_job(void *arg, uint64_t ino, uint64_t link, const void *value, si
 	return 0;
 }
 
+/* What was received sealed and waits for the key. */
+static int use_sealed(void *arg, uint64_t ino, uint64_t id, const void *value, size_t len)
+{
+	struct use_count *c = arg;
+	struct sealed_flag f = {0};
+
+	if (id == SEALED_FLAG && sealed_flag_decode(value, len, &f) == 0 && f.domain == c->domain)
+		use_add(c, ino, 0);
+	sealed_flag_release(&f);
+	return 0;
+}
+
 int keys_uses(
         struct keys *k, const struct named_key *key, uint32_t domain, struct key_uses *ret_uses)
 {
@@ -371,6 +459,8 @@ int keys_uses(
 	int r = ns_record_each_owner(k->env.ns, RECORD_ATTACHMENT, use_attachment, &c);
 	if (r == 0)
 		r = ns_record_each_owner(k->env.ns, RECORD_JOB, use_job, &c);
+	if (r == 0)
+		r = ns_record_each_owner(k->env.ns, RECORD_FLAG, use_sealed, &c);
 	if (r == 0)
 		*ret_uses = c.u;
 	return r;

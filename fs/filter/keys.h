@@ -27,7 +27,9 @@
 #include <jansson.h>
 
 #include "base/errmsg.h"
+#include "stream/raw.h"
 
+struct filter_caller;
 struct ns;
 struct keys;
 struct manager;
@@ -57,5 +59,18 @@ void keys_domain_left(struct manager *m, uint32_t domain);
  */
 int keys_unlock_file(
         struct manager *m, const char *name, const char *path, struct errmsg *em) MUST_CHECK;
+/*
+ * The key of a crypto domain as it goes with a raw stream: its slots, as they are; nothing is opened.  uuid: of this
+ * datastore.  -ENOKEY with em: there is none.  Without a daemon, too.
+ */
+int keys_export(struct ns *ns, const uint8_t uuid[16], uint32_t domain, struct raw_key *ret_key,
+        struct errmsg *em) MUST_CHECK;
+/* The domain of this datastore that has that data key: a key that is here already, or a new one, locked. */
+int keys_import(struct manager *m, const struct filter_caller *who, const struct raw_key *key,
+        uint32_t *ret_domain, struct errmsg *em) MUST_CHECK;
+/* The name of the key that has this domain.  -ENOENT. */
+int keys_name_of(struct manager *m, uint32_t domain, char ret_name[RAW_NAME_MAX + 1]) MUST_CHECK;
+/* What the slots of this domain are bound to (crypto/keyslot.h): another number if they came from elsewhere. */
+uint32_t keys_slots_domain(struct ns *ns, uint32_t domain);
 /* What key-list answers, without a daemon: all keys are locked. */
 int keys_report(struct ns *ns, json_t **ret_json) MUST_CHECK;

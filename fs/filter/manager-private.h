@@ -68,8 +68,6 @@ struct manager {
 	struct keys *keys;
 	struct jobs *jobs;
 	struct notices *notices;
-	manager_invalidate_fn *invalidate; /* NULL: nothing is cached elsewhere */
-	void *invalidate_arg;
 	struct schedules *schedules; /* fs/snapshot/schedule.h */
 
 	pthread_mutex_t lock;
@@ -85,10 +83,16 @@ struct manager {
 	/* Hidden images that streams are being received into (fs/stream); 0: the place is free. */
 	pthread_mutex_t receive_lock; /* innermost; guards them */
 	uint64_t receiving[RECEIVES_MAX];
+	/* For jobs; receive_lock.  NULL: nobody caches anything. */
+	void (*invalidate)(void *arg, uint64_t ino, const char *name);
+	void *invalidate_arg;
 };
 
-/* The kernel drops what it caches of an inode.  Nothing held: it may wait for writes. */
-void manager_forget_pages(struct manager *m, uint64_t ino);
+/*
+ * manager: calls what manager_set_invalidate() set, if that is anything.  Nothing held: it may wait for
+ * writes.
+ */
+void manager_invalidate(void *manager, uint64_t ino, const char *name);
 
 /* --- rows --- */
 /*
@@ -161,7 +165,7 @@ void images_unopenable(struct manager *m, image_reason_fn *fn, void *arg);
 struct change_result {
 	uint64_t link;
 	const char *state; /* "active", "converting in", "converting out", "gone" */
-	bool sees_reads;   /* manager_forget_pages() is due, once nothing is held */
+	bool sees_reads;   /* manager_invalidate() is due, once nothing is held */
 };
 /* With manager.lock held. */
 int change_attach(struct manager *m, const struct filter_caller *who, const struct target *t,

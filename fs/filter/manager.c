@@ -170,6 +170,27 @@ int manager_new(struct datastore *ds, struct vfs *v, struct manager **ret_m, str
 	return 0;
 }
 
+void manager_set_invalidate(
+        struct manager *m, void (*fn)(void *arg, uint64_t ino, const char *name), void *arg)
+{
+	pthread_mutex_lock(&m->receive_lock);
+	m->invalidate = fn;
+	m->invalidate_arg = arg;
+	pthread_mutex_unlock(&m->receive_lock);
+}
+
+void manager_invalidate(void *manager, uint64_t ino, const char *name)
+{
+	struct manager *m = manager;
+
+	pthread_mutex_lock(&m->receive_lock);
+	void (*fn)(void *arg, uint64_t of, const char *called) = m->invalidate;
+	void *arg = m->invalidate_arg;
+	pthread_mutex_unlock(&m->receive_lock);
+	if (fn)
+		fn(arg, ino, name);
+}
+
 int manager_start(struct manager *m, struct errmsg *em)
 {
 	int r = m->read_only ? 0 : jobs_start(m->jobs, em);
@@ -212,18 +233,6 @@ void manager_free(struct manager *m)
 	pthread_mutex_destroy(&m->images_lock);
 	pthread_mutex_destroy(&m->receive_lock);
 	free(m);
-}
-
-void manager_set_invalidate(struct manager *m, manager_invalidate_fn *fn, void *arg)
-{
-	m->invalidate = fn;
-	m->invalidate_arg = arg;
-}
-
-void manager_forget_pages(struct manager *m, uint64_t ino)
-{
-	if (m->invalidate)
-		m->invalidate(m->invalidate_arg, ino, NULL);
 }
 
 /* --- status --- */

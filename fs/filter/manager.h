@@ -30,6 +30,12 @@ struct filter_caller {
 
 int manager_new(
         struct datastore *ds, struct vfs *v, struct manager **ret_m, struct errmsg *em) MUST_CHECK;
+/*
+ * What drops names and attributes that the kernel caches, for what jobs do (fs/snapshot/snapshots.h).  It may be
+ * called until manager_stop() returns.
+ */
+void manager_set_invalidate(
+        struct manager *m, void (*fn)(void *arg, uint64_t ino, const char *name), void *arg);
 /* Starts the jobs that a crash or unmount left.  After vfs_attach. */
 int manager_start(struct manager *m, struct errmsg *em) MUST_CHECK;
 /*
@@ -86,11 +92,3 @@ int manager_cost(
         struct manager *m, const char *target, json_t **ret_json, struct errmsg *em) MUST_CHECK;
 /* Adds alerts, quarantine, unopenable and jobs to a status. */
 int manager_status(struct manager *m, json_t *status) MUST_CHECK;
-
-/*
- * How the kernel is told to drop what it caches of an inode (name NULL; fs/fuse/session.h).  Before
- * the control server starts: only what it asks for calls fn, holding nothing.  Without it, nothing is
- * cached elsewhere (tests).
- */
-typedef void manager_invalidate_fn(void *arg, uint64_t ino, const char *name);
-void manager_set_invalidate(struct manager *m, manager_invalidate_fn *fn, void *arg);

@@ -59,7 +59,7 @@ static int made_init(struct applying *ap, struct errmsg *em)
 	struct receiver *rc = ap->rc;
 	const uint64_t ino = rc->place.image ? rc->place.image : rc->st.rec.ino;
 	struct target t = {.ino = ino};
-	char *path = strdup(rc->place.path);
+	char *path = strdup(rc->rq->called ? rc->rq->called : rc->place.path);
 	int r = path ? capture_init(&ap->made, rc->m, rc->who, &t, rc->snapshot, &ino, 1, em)
 	             : errmsg_set(em, -ENOMEM, "out of memory");
 

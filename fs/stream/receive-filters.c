@@ -126,7 +126,8 @@ static int inherit_row(struct receiver *rc, const struct owned_row *row, struct 
 
 	if (r == 0) {
 		const bool depends = filters_depends(&item);
-		wanted = !depends && (!rc->rq->properties || item.class == STAGE_ENCRYPT);
+		wanted = !depends && (!rc->rq->properties || item.class == STAGE_ENCRYPT) &&
+		         !(rc->rq->key && item.class == STAGE_ENCRYPT);
 		r = depends ? leave_out(rc, item.type_name) : 0;
 		manifest_item_release(&item);
 	}
@@ -146,6 +147,25 @@ static int plan_inherited(struct receiver *rc, struct owned_rows *rows, struct e
 	return r < 0 ? errmsg_set(
 	                       em, r, "cannot read the filters of the directory: %s", strerror(-r))
 	             : 0;
+}
+
+/* The key that the image came with. */
+static int plan_key(struct receiver *rc, struct owned_rows *rows, struct errmsg *em)
+{
+	char setting[sizeof("key=") + 256];
+	const char *const settings[] = {setting};
+	const struct stage_type *type = stage_type_find("encrypt");
+	const uint64_t link = ns_number_alloc(rc->m->ds->ns);
+	struct stack_item item;
+
+	snprintf(setting, sizeof(setting), "key=%.255s", rc->rq->key);
+	int r = type ? manifest_item_make(type, link, settings, 1, &item, em) : -EOPNOTSUPP;
+	if (r < 0)
+		return r;
+	CLEANUP(free_ptr) char *text = manifest_item_encode(&item, rc->place.policy.domain);
+	r = text ? owned_rows_add(rows, RECORD_ATTACHMENT, link, text, strlen(text)) : -ENOMEM;
+	manifest_item_release(&item);
+	return r;
 }
 
 static int plan_sent(struct receiver *rc, const struct owned_row *row, struct owned_rows *rows,
@@ -177,6 +197,8 @@ static int plan_whole(struct receiver *rc, struct owned_rows *rows, struct errms
 	size_t n = 0;
 	int r = plan_inherited(rc, rows, em);
 
+	if (r == 0 && rc->rq->key)
+		r = plan_key(rc, rows, em);
 	for (size_t i = 0; i < rc->rows.n && r == 0; i++)
 		if (rc->rows.items[i].table == RECORD_ATTACHMENT)
 			r = plan_sent(rc, &rc->rows.items[i], rows, em);

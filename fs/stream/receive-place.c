@@ -327,6 +327,8 @@ static int place_new(struct receiver *rc, struct errmsg *em)
 		return errmsg_set(em, r, "cannot look for '%s': %s", pl->path, strerror(-r));
 	pl->image = 0;
 	r = manager_policy(ns, pl->dir, &pl->policy);
+	if (r == 0 && rc->rq->key)
+		return keys_domain_for(rc->m, rc->rq->key, &pl->policy.domain, em);
 	return r < 0 ? errmsg_set(
 	                       em, r, "cannot read the filters of the directory: %s", strerror(-r))
 	             : 0;

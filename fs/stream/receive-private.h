@@ -101,6 +101,8 @@ struct receiver {
 	uint8_t *chunks; /* FRAME_CHUNKS_MAX of them; owned */
 	uint64_t placed_bytes, known_bytes;
 	json_t *left_out; /* types of filters */
+	bool raw;         /* it is sealed: raw_receive() did the rest */
+	json_t *raw_json; /* its result */
 	char before[SNAPSHOT_NAME_MAX + 1];
 };
 

@@ -19,6 +19,7 @@
 
 #include "base/log.h"
 #include "fs/control/text.h"
+#include "fs/stream/raw-stream.h"
 #include "fs/stream/receive-private.h"
 #include "store/known.h"
 
@@ -92,9 +93,7 @@ static int started(struct receiver *rc, uint64_t start, struct errmsg *em)
 static int begun(struct receiver *rc, const struct stream_begin *begin, struct errmsg *em)
 {
 	rc->begin = *begin;
-	if (begin->flags & STREAM_RAW)
-		return errmsg_set(
-		        em, -EOPNOTSUPP, "it holds a sealed image, which cannot be received");
+	rc->raw = begin->flags & STREAM_RAW;
 	return begin->size > IMAGE_SIZE_MAX || begin->size_from > IMAGE_SIZE_MAX
 	               ? errmsg_set(em, -EFBIG, "it is larger than an image can be")
 	               : 0;
@@ -125,6 +124,16 @@ static int record_take(struct receiver *rc, const struct stream_record *rec, str
 	}
 }
 
+/* A sealed stream, behind its BEGIN: kept as it is. */
+static int raw_take(struct receiver *rc, struct errmsg *em)
+{
+	const struct raw_receive_request rq = {
+	        .target = rc->rq->target, .in = rc->reader, .begin = &rc->begin};
+
+	return raw_receive(rc->m, rc->who, &rq, rc->invalidate, rc->invalidate_arg, rc->progress,
+	        rc->progress_arg, &rc->raw_json, em);
+}
+
 static void tell_progress(const struct receiver *rc)
 {
 	const uint64_t done = rc->placed_bytes + rc->known_bytes;
@@ -152,6 +161,8 @@ static int receive_all(struct receiver *rc, struct errmsg *em)
 		if (r < 0)
 			return reading_failed(r, em);
 		r = record_take(rc, &rec, em);
+		if (r == 0 && rc->raw)
+			return raw_take(rc, em);
 		tell_progress(rc);
 	}
 	return r < 0 ? r : receive_apply(rc, em);
@@ -274,11 +285,13 @@ int receive_run(struct manager *m, const struct filter_caller *who,
 	int r = receiver_init(rc, em);
 	if (r == 0)
 		r = receive_all(rc, em);
-	if (r < 0) {
+	if (r < 0 && rc->raw) {
+		answer_error(rc, em);
+	} else if (r < 0) {
 		r = failed(rc, r, em);
 	} else {
+		*ret_json = rc->raw ? STEAL(rc->raw_json) : result_json(rc);
 		answer_done(rc);
-		*ret_json = result_json(rc);
 	}
 	receiver_release(rc);
 	free(rc);

@@ -25,9 +25,13 @@ struct receive_request {
 	const char *target;
 	bool force; /* incremental: although the image was changed since; keeps what it is now */
 	bool properties; /* all filters, and the owner, as they were at the sender */
-	int in_fd;       /* the stream; not owned, as the others */
-	int back_fd;     /* answers to a sender that waits for them; -1: none */
-	int cut_fd;      /* at its end (POLLRDHUP): give up; -1: none */
+	/* Of a whole stream: encrypted with this named key, whatever the directory says; NULL: no. */
+	const char *key;
+	/* Path that the snapshot is to tell of, for who renames the image afterwards; NULL: the image's. */
+	const char *called;
+	int in_fd;   /* the stream; not owned, as the others */
+	int back_fd; /* answers to a sender that waits for them; -1: none */
+	int cut_fd;  /* at its end (POLLRDHUP): give up; -1: none */
 };
 
 /*

@@ -17,6 +17,7 @@
 #include "fs/control/text.h"
 #include "fs/snapshot/private.h"
 #include "fs/stream/guid.h"
+#include "fs/stream/raw-stream.h"
 #include "fs/stream/send-private.h"
 #include "meta/meta.h"
 
@@ -270,6 +271,8 @@ static json_t *dry_json(const struct sender *s)
 int stream_send(struct datastore *ds, const struct send_request *rq, const struct send_io *io,
         gc_progress_fn *progress, void *arg, json_t **ret_json, struct errmsg *em)
 {
+	if (rq->raw)
+		return raw_send(ds, rq, io, progress, arg, ret_json, em);
 	struct errmsg own = {0};
 	struct sender s = {
 	        .ds = ds, .rq = rq, .io = *io, .progress = progress, .arg = arg, .em = &own};

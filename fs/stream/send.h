@@ -19,6 +19,7 @@ struct send_request {
 	const char *name;   /* of the snapshot */
 	const char *from;   /* of the base, an older snapshot of the image; NULL: all of it */
 	const char *resume; /* token of a receiver; NULL: from the beginning */
+	bool raw;           /* encrypted as it is stored, without its key (raw-stream.h) */
 	bool dry_run;       /* nothing is written: how much would it be? */
 };
 

@@ -107,6 +107,24 @@ int vfs_clone_make(struct vfs *v, const struct vfs_clone *c, uint64_t *ret_ino)
 	return r;
 }
 
+/* --- content that is put past the stack --- */
+
+int vfs_size_put(struct vfs *v, uint64_t ino, uint64_t size)
+{
+	struct vnode *vn;
+	const int r = vnode_get(v, ino, &vn); /* in the cache: it has a lookup */
+
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&vn->lock);
+	vn->size = size;
+	vnode_touch(vn, false);
+	vnode_mark_dirty(v, vn);
+	pthread_mutex_unlock(&vn->lock);
+	vnode_put(v, vn);
+	return 0;
+}
+
 /* --- content that is replaced --- */
 
 unsigned vfs_open_users(struct vnode *file)

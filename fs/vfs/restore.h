@@ -28,6 +28,12 @@ struct vfs_clone {
 /* -EEXIST, -ENOTDIR and so on as vfs_mknod(), and what content() returns. */
 int vfs_clone_make(struct vfs *v, const struct vfs_clone *c, uint64_t *ret_ino) MUST_CHECK;
 
+/*
+ * Inside the gate: content that the caller puts into the image itself (store_write), past any stack, makes the file
+ * this long.  The caller counts a lookup of it, and nobody has it open.
+ */
+int vfs_size_put(struct vfs *v, uint64_t ino, uint64_t size) MUST_CHECK;
+
 /* How many have the file open, the caller included. */
 unsigned vfs_open_users(struct vnode *file);
 /*

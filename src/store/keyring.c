@@ -27,6 +27,8 @@
 struct domain {
 	struct crypto_domain pub; /* first */
 	struct domain *next;      /* keyring.lock */
+	uint32_t local;           /* of an origin: the domain that it came with */
+	uint8_t uuid[16];         /* of an origin: its datastore */
 	_Atomic unsigned refs;
 };
 
@@ -35,6 +37,7 @@ struct keyring {
 	struct crypto_domain plain; /* domain 0 */
 	pthread_mutex_t lock;
 	struct domain *domains; /* lock */
+	struct domain *origins; /* lock */
 };
 
 _Static_assert(DOMAIN_KEY_LEN == KDF_KEY_LEN, "hashing secrets are made like keys");
@@ -57,7 +60,7 @@ static void domain_freep(struct domain **d)
 }
 
 /* label: LABEL_LEN characters at most. */
-static int derive(const struct keyring *kr, uint32_t id, const uint8_t data_key[SEAL_KEY_LEN],
+static int derive(const uint8_t uuid[16], uint32_t id, const uint8_t data_key[SEAL_KEY_LEN],
         const char *label, uint8_t ret_key[KDF_KEY_LEN])
 {
 	uint8_t info[LABEL_LEN + 4];
@@ -66,14 +69,14 @@ static int derive(const struct keyring *kr, uint32_t id, const uint8_t data_key[
 	ASSERT(len <= LABEL_LEN);
 	memcpy(info, label, len);
 	put_u32(info + len, id);
-	return kdf_hkdf(data_key, SEAL_KEY_LEN, kr->uuid, sizeof(kr->uuid), info, len + 4, ret_key);
+	return kdf_hkdf(data_key, SEAL_KEY_LEN, uuid, 16, info, len + 4, ret_key);
 }
 
-static int derive_seal(const struct keyring *kr, uint32_t id, const uint8_t data_key[SEAL_KEY_LEN],
+static int derive_seal(const uint8_t uuid[16], uint32_t id, const uint8_t data_key[SEAL_KEY_LEN],
         const char *label, struct seal_key **ret_key)
 {
 	uint8_t key[KDF_KEY_LEN];
-	int r = derive(kr, id, data_key, label, key);
+	int r = derive(uuid, id, data_key, label, key);
 
 	if (r == 0)
 		r = seal_key_new(key, ret_key);
@@ -81,7 +84,7 @@ static int derive_seal(const struct keyring *kr, uint32_t id, const uint8_t data
 	return r;
 }
 
-static int domain_new(const struct keyring *kr, uint32_t id, const uint8_t data_key[SEAL_KEY_LEN],
+static int domain_new(const uint8_t uuid[16], uint32_t id, const uint8_t data_key[SEAL_KEY_LEN],
         struct domain **ret_domain)
 {
 	CLEANUP(domain_freep) struct domain *d = calloc(1, sizeof(*d));
@@ -91,21 +94,37 @@ static int domain_new(const struct keyring *kr, uint32_t id, const uint8_t data_
 		return -ENOMEM;
 	d->pub.id = id;
 	atomic_init(&d->refs, 1);
-	int r = derive_seal(kr, id, data_key, "weir frame", &d->pub.frame);
+	int r = derive_seal(uuid, id, data_key, "weir frame", &d->pub.frame);
 	if (r == 0)
-		r = derive_seal(kr, id, data_key, "weir log", &d->pub.log);
+		r = derive_seal(uuid, id, data_key, "weir log", &d->pub.log);
 	if (r == 0)
-		r = derive_seal(kr, id, data_key, "weir leaf", &d->pub.leaf);
+		r = derive_seal(uuid, id, data_key, "weir leaf", &d->pub.leaf);
 	if (r == 0)
-		r = derive_seal(kr, id, data_key, "weir hash block", &d->pub.hash);
+		r = derive_seal(uuid, id, data_key, "weir hash block", &d->pub.hash);
 	if (r == 0)
-		r = derive(kr, id, data_key, "weir hash", hash_key);
+		r = derive(uuid, id, data_key, "weir hash", hash_key);
 	if (r < 0)
 		return r;
 	chunk_hasher_init(&d->pub.hasher, hash_key);
 	key_wipe(hash_key, sizeof(hash_key));
 	*ret_domain = STEAL(d);
 	return 0;
+}
+
+int crypto_domain_derive(const uint8_t uuid[16], uint32_t domain,
+        const uint8_t data_key[SEAL_KEY_LEN], struct crypto_domain **ret_domain)
+{
+	struct domain *d = NULL;
+	const int r = domain_new(uuid, domain, data_key, &d);
+
+	if (r == 0)
+		*ret_domain = &d->pub;
+	return r;
+}
+
+void crypto_domain_free(struct crypto_domain *pub)
+{
+	domain_free((struct domain *)pub);
 }
 
 int keyring_new(
@@ -122,15 +141,21 @@ int keyring_new(
 	return 0;
 }
 
+static void list_put(struct keyring *kr, struct domain **list)
+{
+	while (*list) {
+		struct domain *d = *list;
+		*list = d->next;
+		keyring_put(kr, &d->pub);
+	}
+}
+
 void keyring_free(struct keyring *kr)
 {
 	if (!kr)
 		return;
-	while (kr->domains) {
-		struct domain *d = kr->domains;
-		kr->domains = d->next;
-		keyring_put(kr, &d->pub);
-	}
+	list_put(kr, &kr->domains);
+	list_put(kr, &kr->origins);
 	pthread_mutex_destroy(&kr->lock);
 	key_wipe(kr, sizeof(*kr));
 	free(kr);
@@ -149,7 +174,7 @@ static struct domain **domain_at(struct keyring *kr, uint32_t id)
 int keyring_add(struct keyring *kr, uint32_t domain, const uint8_t data_key[SEAL_KEY_LEN])
 {
 	CLEANUP(domain_freep) struct domain *d = NULL;
-	int r = domain == 0 ? -EEXIST : domain_new(kr, domain, data_key, &d);
+	int r = domain == 0 ? -EEXIST : domain_new(kr->uuid, domain, data_key, &d);
 
 	if (r < 0)
 		return r;
@@ -163,18 +188,83 @@ int keyring_add(struct keyring *kr, uint32_t domain, const uint8_t data_key[SEAL
 	return r;
 }
 
+/* Out of the ring's list, into one of the caller's.  With the lock. */
+static struct domain *origins_take(struct keyring *kr, uint32_t domain)
+{
+	struct domain *taken = NULL, **at = &kr->origins;
+
+	while (*at) {
+		struct domain *d = *at;
+		if (d->local != domain) {
+			at = &d->next;
+			continue;
+		}
+		*at = d->next;
+		d->next = taken;
+		taken = d;
+	}
+	return taken;
+}
+
 int keyring_remove(struct keyring *kr, uint32_t domain)
 {
 	pthread_mutex_lock(&kr->lock);
 	struct domain **at = domain_at(kr, domain);
-	struct domain *d = *at;
-	if (d)
+	struct domain *d = *at, *origins = NULL;
+	if (d) {
 		*at = d->next;
+		origins = origins_take(kr, domain);
+	}
 	pthread_mutex_unlock(&kr->lock);
 	if (!d)
 		return -ENOENT;
 	keyring_put(kr, &d->pub);
+	list_put(kr, &origins);
 	return 0;
+}
+
+/* --- origins --- */
+
+int keyring_add_origin(struct keyring *kr, uint32_t domain, const uint8_t uuid[16], uint32_t of,
+        const uint8_t data_key[SEAL_KEY_LEN])
+{
+	struct domain *d = NULL;
+	int r = domain_new(uuid, of, data_key, &d);
+
+	if (r < 0)
+		return r;
+	d->local = domain;
+	memcpy(d->uuid, uuid, sizeof(d->uuid));
+	pthread_mutex_lock(&kr->lock);
+	if (*domain_at(kr, domain)) {
+		d->next = kr->origins;
+		kr->origins = STEAL(d);
+	} else {
+		r = -ENOENT;
+	}
+	pthread_mutex_unlock(&kr->lock);
+	domain_free(d);
+	return r;
+}
+
+const struct crypto_domain *keyring_get_origin(
+        struct keyring *kr, const uint8_t uuid[16], uint32_t of)
+{
+	if (!memcmp(uuid, kr->uuid, sizeof(kr->uuid)))
+		return of ? keyring_get(kr, of) : NULL;
+	pthread_mutex_lock(&kr->lock);
+	struct domain *d = kr->origins;
+	while (d && (d->pub.id != of || memcmp(d->uuid, uuid, sizeof(d->uuid)) != 0))
+		d = d->next;
+	if (d)
+		atomic_fetch_add_explicit(&d->refs, 1, memory_order_relaxed);
+	pthread_mutex_unlock(&kr->lock);
+	return d ? &d->pub : NULL;
+}
+
+const uint8_t *keyring_uuid(const struct keyring *kr)
+{
+	return kr->uuid;
 }
 
 const struct crypto_domain *keyring_get(struct keyring *kr, uint32_t domain)

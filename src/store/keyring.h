@@ -55,6 +55,14 @@ static inline bool domain_hash_is_random(uint32_t domain, struct hash128 hash)
 	return domain != 0 && hash.lo & 1;
 }
 
+/*
+ * The keys of a domain as the datastore with this uuid derives them, outside any ring: to open what was
+ * sealed there.  The caller's; locked memory as the ring's.  -ENOMEM, -EIO.
+ */
+int crypto_domain_derive(const uint8_t uuid[16], uint32_t domain,
+        const uint8_t data_key[SEAL_KEY_LEN], struct crypto_domain **ret_domain) MUST_CHECK;
+void crypto_domain_free(struct crypto_domain *d); /* wipes; accepts NULL; of crypto_domain_derive */
+
 /* uuid: of the datastore; hash_key: of domain 0. */
 int keyring_new(const uint8_t uuid[16], const uint8_t hash_key[DOMAIN_KEY_LEN],
         struct keyring **ret_kr) MUST_CHECK;
@@ -68,6 +76,19 @@ int keyring_remove(struct keyring *kr, uint32_t domain) MUST_CHECK;
 const struct crypto_domain *keyring_get(struct keyring *kr, uint32_t domain);
 void keyring_put(struct keyring *kr, const struct crypto_domain *d); /* accepts NULL */
 bool keyring_has(struct keyring *kr, uint32_t domain);
+
+/*
+ * A domain whose data key came from another datastore (its slots did, with what is sealed there): besides the
+ * keys that are derived for this one, those of its origin, to open what was sealed there.  They go with the
+ * domain.  -ENOENT: the domain is not there.
+ */
+int keyring_add_origin(struct keyring *kr, uint32_t domain, const uint8_t uuid[16], uint32_t of,
+        const uint8_t data_key[SEAL_KEY_LEN]) MUST_CHECK;
+/* The keys of domain `of` of the datastore with that uuid, this one's too; or NULL.  keyring_put. */
+const struct crypto_domain *keyring_get_origin(
+        struct keyring *kr, const uint8_t uuid[16], uint32_t of);
+/* Of this datastore; 16 bytes. */
+const uint8_t *keyring_uuid(const struct keyring *kr);
 
 /*
  * Before the first key comes into this process: no core dumps (also not by ptrace or a crash

@@ -44,11 +44,10 @@ static bool unit_is_zero(const uint8_t *p)
 	return memcmp(p, zeros, sizeof(zeros)) == 0;
 }
 
-static void scan_frames(const uint8_t *file, uint32_t end, uint64_t segment, uint32_t store,
-        segment_frame_fn *fn, void *arg, struct segment_contents *c)
+void segment_scan_frames(const uint8_t *file, uint32_t off, uint32_t end, uint64_t segment,
+        uint32_t store, segment_frame_fn *fn, void *arg, struct segment_contents *c)
 {
 	uint64_t claimed_good[SEGMENT_SLOTS / 64] = {0};
-	uint32_t off = SEGMENT_HEADER_LEN;
 
 	while (off + FRAME_ALIGN <= end) {
 		struct frame_info f;
@@ -125,7 +124,8 @@ int segment_scan(struct io *io, const char *name, uint64_t segment, uint32_t sto
 		scan_footer(file, len, segment, c);
 	/* With a good footer, the frames are still looked at, but only counted. */
 	struct segment_contents *to = c->footer_good ? scratch : c;
-	scan_frames(file, (uint32_t)MIN(len, c->frames_end), segment, store, fn, arg, to);
+	segment_scan_frames(file, SEGMENT_HEADER_LEN, (uint32_t)MIN(len, c->frames_end), segment,
+	        store, fn, arg, to);
 	c->frames = to->frames;
 	c->damaged = to->damaged;
 	c->strange_bytes = to->strange_bytes;

@@ -34,3 +34,9 @@ typedef void segment_frame_fn(
  */
 int segment_scan(struct io *io, const char *name, uint64_t segment, uint32_t store, uint32_t end,
         segment_frame_fn *fn, void *arg, struct segment_contents *ret_contents) MUST_CHECK;
+/*
+ * The same for frames in memory: from offset off (a multiple of FRAME_ALIGN) to end of `file`; only what
+ * is told of frames is filled in, into contents that are all zero.
+ */
+void segment_scan_frames(const uint8_t *file, uint32_t off, uint32_t end, uint64_t segment,
+        uint32_t store, segment_frame_fn *fn, void *arg, struct segment_contents *ret_contents);

@@ -411,7 +411,8 @@ static int open_segments_resume(struct segments *ss)
 	CLEANUP(free_ptr) struct segment_contents *c = malloc(sizeof(*c));
 	int r = c ? 0 : -ENOMEM;
 
-	for (size_t i = 0; r == 0 && i < ss->rows.n; i++)
+	/* The last of a domain goes on, so that appends only ever go to its highest id (sealed.h). */
+	for (size_t i = ss->rows.n; r == 0 && i-- > 0;)
 		if (ss->rows.v[i]->flags & SEG_OPEN)
 			r = open_segment_resume(ss, ss->rows.v[i], c);
 	return r;

@@ -121,6 +121,12 @@ typedef void segments_packed_fn(void *arg, const struct frame_info *f, const uin
 int segments_read_packed(struct segments *ss, const uint64_t *locs, unsigned n,
         segments_packed_fn *fn, void *arg) MUST_CHECK;
 /*
+ * What a committed segment's file holds up to *ret_row's bytes, header and frames, as it is: no key is
+ * needed.  buf: SEGMENT_BYTES_MAX, IO_ALIGN aligned.  -ESTALE as above; -EIO.
+ */
+int segments_copy(struct segments *ss, uint64_t segment, uint8_t *buf,
+        struct segment_row *ret_row) MUST_CHECK;
+/*
  * The hashes of all slots, to find chunks by (all zero: dead and rewritten away, lost to damage, or
  * not to be found: keyring.h); room for SEGMENT_SLOTS.  -ESTALE as above.
  */
