@@ -16,6 +16,7 @@
  *	AUDIT         0                number, from 1   JSON, audit.h; never deleted
  *	FLAG          inode            1: quarantine    text
  *	                               2: receiving     JSON, fs/stream/receive-private.h
+ *	                               3: kept sealed   JSON, fs/filter/sealed-flag.h
  *	SNAPSHOT      0, a snapshot    number           JSON, fs/snapshot/records.h
  */
 #pragma once

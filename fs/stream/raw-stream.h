@@ -38,7 +38,7 @@ int raw_receive(struct manager *m, const struct filter_caller *who,
         struct errmsg *em) MUST_CHECK;
 
 /*
- * What is kept sealed: [{target, key, domain, bytes, snapshots: [{name, whole, bytes}], token (of what was
+ * What is kept sealed: [{target, key (its name at the sender), domain, key_there, bytes, snapshots: [{name, whole, bytes}], token (of what was
  * cut, else null)}].  Without a daemon, too.
  */
 int raw_list(struct datastore *ds, json_t **ret_json, struct errmsg *em) MUST_CHECK;
