@@ -388,9 +388,11 @@ static int meta_take(struct raw_receiver *rr, const struct stream_bytes *meta)
 		rr->like.mtime.tv_nsec = (long)((uint64_t)mtime % NS_PER_SEC);
 	}
 	json_decref(json);
-	return good ? holder_find(rr)
-	            : errmsg_set(rr->em, -EUCLEAN,
-	                      "the stream is damaged: its description makes no sense");
+	if (!good)
+		return errmsg_set(
+		        rr->em, -EUCLEAN, "the stream is damaged: its description makes no sense");
+	const int r = holder_find(rr);
+	return r == 0 && rr->rq->hello ? rr->rq->hello(rr->rq->arg, rr->em) : r;
 }
 
 /* The same stream from its beginning, although part of it is there: that goes. */
@@ -469,6 +471,8 @@ static int record_take(struct raw_receiver *rr, struct stream_record *rec)
 static int records_take(struct raw_receiver *rr)
 {
 	struct stream_record rec = {.type = STREAM_BEGIN, .begin = *rr->rq->begin};
+
+	rec.begin.flags &= ~(uint32_t)STREAM_TALK; /* as it is kept */
 	int r = keep(rr, &rec);
 
 	while (r == 0 && !rr->ended) {
@@ -564,9 +568,6 @@ static int receive(struct raw_receiver *rr)
 	const struct stream_begin *b = rr->rq->begin;
 	int r = stream_out_new(STREAM_FORWARD, &rr->out);
 
-	if (b->flags & STREAM_TALK)
-		return errmsg_set(
-		        rr->em, -EINVAL, "a sealed stream asks nothing, but this one does");
 	memcpy(rr->part.guid, b->guid, sizeof(rr->part.guid));
 	memcpy(rr->part.guid_from, b->guid_from, sizeof(rr->part.guid_from));
 	return r < 0 ? r : records_take(rr);

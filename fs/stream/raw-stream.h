@@ -27,6 +27,9 @@ struct raw_receive_request {
 	const char *target;       /* path in the mount: free, or that of a holder */
 	struct record_reader *in; /* behind BEGIN; not owned */
 	const struct stream_begin *begin;
+	/* Of a sender that waits for answers: says that it may go on.  NULL: of none. */
+	int (*hello)(void *arg, struct errmsg *em);
+	void *arg;
 };
 /*
  * -ENODATA: the stream ended too soon; what came is kept, and em says how to go on.
