@@ -156,6 +156,66 @@ static void who_gives_up_ends_it_and_what_came_stays(void **state)
 	close(part);
 }
 
+struct receiving {
+	struct receive_request rq;
+	json_t *json;
+	struct errmsg em;
+	int result;
+};
+
+static void *receiving_main(void *arg)
+{
+	struct receiving *re = arg;
+
+	re->result = receive_run(m, &me, &re->rq, NULL, NULL, NULL, NULL, &re->json, &re->em);
+	return NULL;
+}
+
+/* What is looked at before content comes counts at the end, too. */
+static void a_target_that_is_changed_meanwhile_is_refused(void **state)
+{
+	struct receiving re = {.rq = {.target = "b", .back_fd = -1, .cut_fd = -1}};
+	pthread_t thread;
+	struct vnode *f;
+	int stream[2];
+
+	make_source();
+	int fd = sent("a", "s1", NULL);
+	received(fd, "b");
+	close(fd);
+	change_source();
+	fd = sent("a", "s2", "s1");
+	const size_t len = length_of(fd);
+	uint8_t *buf = malloc(len);
+	assert_int_equal(read(fd, buf, len), len);
+	assert_int_equal(pipe2(stream, O_CLOEXEC), 0);
+	re.rq.in_fd = stream[0];
+	assert_int_equal(pthread_create(&thread, NULL, receiving_main, &re), 0);
+	assert_int_equal(write(stream[1], buf, len - 10), len - 10);
+	while (hidden() == 0)
+		usleep(1000);
+	assert_int_equal(vfs_open(vfs, ino_of(TOP, "b"), &f), 0);
+	fill(f, 0, 4096, 'Q');
+	vfs_release(vfs, f);
+	assert_int_equal(write(stream[1], buf + len - 10, 10), 10);
+	pthread_join(thread, NULL);
+	assert_int_equal(re.result, -EEXIST);
+	assert_non_null(strstr(re.em.text, "was changed since"));
+	assert_int_equal(vfs_open(vfs, ino_of(TOP, "b"), &f), 0);
+	expect_bytes(f, 0, 4096, 'Q');
+	vfs_release(vfs, f);
+	assert_int_equal(count_list("b"), 1);
+	/* All of it is here: forced, it takes its end alone. */
+	lseek(fd, 0, SEEK_SET);
+	assert_int_equal(receive_with(fd, "b", true, false), 0);
+	same_files("a", "b");
+	assert_int_equal(hidden(), 0);
+	close(stream[0]);
+	close(stream[1]);
+	close(fd);
+	free(buf);
+}
+
 /* --- filters --- */
 
 static void what_data_depends_on_comes_along(void **state)
@@ -235,6 +295,7 @@ int main(void)
 	        MANAGER_CASE(the_sender_hears_why_it_is_refused),
 	        MANAGER_CASE(a_stream_that_waits_for_answers_needs_a_way_back),
 	        MANAGER_CASE(who_gives_up_ends_it_and_what_came_stays),
+	        MANAGER_CASE(a_target_that_is_changed_meanwhile_is_refused),
 	        MANAGER_CASE(what_data_depends_on_comes_along),
 	        MANAGER_CASE(properties_bring_all_filters_with_their_state),
 	        MANAGER_CASE(a_directory_gives_what_does_not_transform),

@@ -65,6 +65,16 @@ static void an_update_replaces_the_content_and_adds_its_snapshot(void **state)
 	again();
 	same_files("a", "b");
 	assert_int_equal(orphans(), 0);
+	/* It is a snapshot as others: one can go back to it. */
+	const struct snapshot_request back = {.target = "b", .name = "s2"};
+	struct vnode *f;
+	json_t *json = NULL;
+	assert_int_equal(vfs_open(vfs, ino, &f), 0);
+	fill(f, 0, 100000, 'w');
+	vfs_release(vfs, f);
+	assert_int_equal(snapshots_rollback(m, &me, &back, NULL, NULL, &json, &why), 0);
+	json_decref(json);
+	same_files("a", "b");
 	/* Sent on from the receiver, it fits a third one: guids stay. */
 	close(fd);
 	fd = sent("b", "s1", NULL);
