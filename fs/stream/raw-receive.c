@@ -45,6 +45,7 @@ struct raw_receiver {
 	struct raw_progress at; /* of the stream so far, earlier parts too */
 	struct raw_from cut;    /* where it was cut before */
 	bool was_cut, has_key, ended;
+	struct job job;          /* to be begun at the end; ino 0: none */
 	struct sealed_part part; /* that is coming */
 
 	/* The holder; ino 0: not there yet. */
@@ -514,7 +515,6 @@ static int part_note(struct raw_receiver *rr)
 {
 	struct sealed_flag *f = &rr->h.flag;
 	struct manager *m = rr->m;
-	struct job job = {0};
 	struct errmsg em;
 	int r = store_flush(m->ds->store, rr->h.img);
 
@@ -533,11 +533,9 @@ static int part_note(struct raw_receiver *rr)
 		return r;
 	r = sealed_flag_put(m->ds->ns, rr->h.ino, f);
 	if (r == 0 && rr->ended && !there)
-		r = job_put(rr, &job);
+		r = job_put(rr, &rr->job);
 	rows_end(m);
-	if (r == 0)
-		r = rows_flush(m);
-	return r == 0 && job.ino ? jobs_add(m->jobs, &job) : r;
+	return r == 0 ? rows_flush(m) : r;
 }
 
 /* What came of a stream that was cut is kept, and how to go on is said. */
@@ -586,11 +584,20 @@ static int result_make(struct raw_receiver *rr, json_t **ret_json)
 	return *ret_json ? 0 : -ENOMEM;
 }
 
+/* Its row is there: if it does not begin now, it does at the next mount. */
+static void job_begin(struct raw_receiver *rr)
+{
+	if (rr->job.ino && jobs_add(rr->m->jobs, &rr->job) < 0)
+		log_error("'%s' is opened after the next mount only: out of memory", rr->path);
+	jobs_kick(rr->m->jobs); /* it may have found it being received */
+}
+
 static void receiver_end(struct raw_receiver *rr)
 {
 	if (rr->entered) {
 		raw_unclaim(rr->m, rr->h.ino);
 		vfs_forget(rr->m->vfs, rr->h.ino, 1);
+		job_begin(rr);
 	}
 	holder_close(&rr->h);
 	stream_out_free(rr->out);
