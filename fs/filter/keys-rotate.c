@@ -107,6 +107,17 @@ struct moves {
 	size_t n, cap;
 };
 
+/* A hidden image that a stream goes into. */
+static bool is_received(struct ns *ns, uint64_t ino)
+{
+	struct bytes_out value;
+
+	if (ns_record_get(ns, RECORD_FLAG, ino, RECEIVE_FLAG, &value) < 0)
+		return false;
+	bytes_release(&value);
+	return true;
+}
+
 static int move_add(void *arg, uint64_t ino, uint64_t link, uint32_t domain)
 {
 	struct moves *m = arg;
@@ -128,8 +139,8 @@ static int move_add(void *arg, uint64_t ino, uint64_t link, uint32_t domain)
 	const int r = ns_inode_get(m->k->env.ns, ino, &inode);
 	if (r < 0)
 		return r == -ENOENT ? 0 : r; /* deleted meanwhile */
-	if (inode.nlink == 0)
-		return 0; /* going; or being received, and moved when that is over: until then it counts */
+	if (inode.nlink == 0 && is_received(m->k->env.ns, ino))
+		return 0; /* moved when that is over: until then it counts as a user */
 	m->list[m->n++] = (struct move){ino, link, domain, S_ISDIR(inode.mode)};
 	return 0;
 }

@@ -2,8 +2,9 @@
  * publish.c - see publish.h
  *
  * As with a clone (restore.c), vfs.tree is held from the look whether the name is free until the group
- * is committed.  No vnode is made: of an inode without a name none is given out, and the first who
- * finds the name loads the row.
+ * is committed.  Names are found without it, so somebody may write to the file, and flush it, before that:
+ * the vnode says that its row is in that group alone (vnode.cloning), and the flush waits.  Else a crash could
+ * leave his write in the hidden image.
  */
 #include "fs/vfs/publish.h"
 
@@ -16,8 +17,9 @@
 struct publishing {
 	struct vfs *v;
 	const struct vfs_publish *p;
-	struct vnode *dir;
+	struct vnode *dir, *vn;
 	struct ns_inode hidden; /* the row as it is */
+	bool made;              /* the rows are put */
 };
 
 static int name_put(struct publishing *pb)
@@ -47,9 +49,15 @@ static int publish_rows(void *arg)
 	int r = ns_inode_put(pb->v->ns, &inode);
 	if (r < 0)
 		return r;
+	/* Before the name can be found. */
+	pthread_mutex_lock(&pb->vn->lock);
+	pb->vn->attr = inode;
+	pb->vn->size = inode.size;
+	pthread_mutex_unlock(&pb->vn->lock);
 	r = name_put(pb);
 	if (r < 0 && ns_inode_put(pb->v->ns, &pb->hidden) < 0)
 		log_error("inode %llu: left without a name", (unsigned long long)inode.ino);
+	pb->made = r == 0;
 	return r;
 }
 
@@ -63,7 +71,19 @@ static int publish_locked(struct publishing *pb)
 	if (r != -ENOENT)
 		return r < 0 ? r : -EEXIST;
 	r = ns_inode_get(pb->v->ns, p->ino, &pb->hidden);
-	return r < 0 ? r : p->commit(p->arg, publish_rows, pb);
+	if (r == 0)
+		r = vnode_add(pb->v, &pb->hidden, &pb->vn);
+	if (r < 0)
+		return r;
+	pb->vn->cloning = true;
+	r = p->commit(p->arg, publish_rows, pb);
+	ASSERT(pb->made || r < 0);
+	if (!pb->made)
+		pb->vn->state = r; /* nobody knew it; dropped without touching rows */
+	if (r != -EINPROGRESS)
+		pb->vn->cloning = false;
+	vnode_put(pb->v, pb->vn);
+	return r;
 }
 
 int vfs_publish(struct vfs *v, const struct vfs_publish *p)

@@ -27,10 +27,16 @@ static inline bool slotset_test(const struct slotset *set, long i, unsigned slot
 {
 	return __atomic_load_n(&set->bits[i].words[slot / 64], __ATOMIC_RELAXED) >> (slot % 64) & 1;
 }
-/* Sets a bit; true when it was clear. */
+/*
+ * Sets a bit; true when it was clear.  One that is set is not written again: a sweep reads the words
+ * while chunks that are marked already are shared once more.
+ */
 static inline bool slotset_set(struct slotset *set, long i, unsigned slot)
 {
 	const uint64_t bit = 1ull << (slot % 64);
+
+	if (slotset_test(set, i, slot))
+		return false;
 	return !(__atomic_fetch_or(&set->bits[i].words[slot / 64], bit, __ATOMIC_RELAXED) & bit);
 }
 unsigned slotset_count(const struct slotset *set, long i);
