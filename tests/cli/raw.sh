@@ -88,6 +88,7 @@ nowhere b
 run 0 "$WEIR" check b --data
 mount_ds b mnt-b
 if truncate -s 0 mnt-b/a.raw 2>/dev/null; then fail "a sealed image is cut"; fi
+refused 8 "was received sealed: it can be cloned once" "$WEIR" clone mnt-b/a.raw mnt-b/copy.raw
 run 0 "$WEIR" receive --list mnt-b
 says out "a.raw"
 run 0 "$WEIR" receive --list mnt-b --json
