@@ -196,6 +196,9 @@ static void print_received(const json_t *json)
 	        text_name(name, sizeof(name), json_text(json, "target")),
 	        json_text(json, "snapshot"), text_size(a, json_u64(json, "size_bytes")),
 	        text_size(b, json_u64(json, "received_bytes")));
+	if (json_is_true(json_object_get(json, "sealed")))
+		printf("kept sealed: it opens once key '%s' is unlocked (weir key unlock)\n",
+		        json_text(json, "key"));
 	if (*json_text(json, "before"))
 		printf("what it was before is snapshot '%s'\n", json_text(json, "before"));
 	json_array_foreach(left, i, type) printf(
@@ -240,6 +243,40 @@ static int list_report(void *arg, struct datastore *ds, struct progress *progres
 	return receive_list(ds, NULL, ret_json, em);
 }
 
+static void sealed_print(const json_t *json)
+{
+	static const char *const titles[] = {"SEALED", "SNAPSHOTS", "KEY", "SIZE", "TOKEN"};
+	struct table t = {.align = "lllrl"};
+	char name[512], buf[TEXT_LEN], names[256];
+	const json_t *item, *snapshot;
+	size_t i, k;
+
+	for (i = 0; i < ARRAY_SIZE(titles); i++)
+		table_add(&t, titles[i]);
+	json_array_foreach(json, i, item)
+	{
+		names[0] = 0;
+		json_array_foreach(json_object_get(item, "snapshots"), k, snapshot)
+		{
+			const size_t at = strlen(names);
+			snprintf(names + at, sizeof(names) - at, "%s%s%s", k ? "," : "",
+			        json_text(snapshot, "name"),
+			        json_is_true(json_object_get(snapshot, "whole")) ? ""
+			                                                         : " (cut off)");
+		}
+		table_add(&t, text_name(name, sizeof(name), json_text(item, "target")));
+		table_add(&t, names);
+		table_add(&t, json_text(item, "key"));
+		table_add(&t, text_size(buf, json_u64(item, "bytes")));
+		table_add(&t, json_text(item, "token"));
+	}
+	if (json_array_size(json) > 0) {
+		putchar('\n');
+		table_print(&t, stdout);
+	}
+	table_release(&t);
+}
+
 static void list_print(const struct target *target, const json_t *json)
 {
 	static const char *const titles[] = {
@@ -265,6 +302,7 @@ static void list_print(const struct target *target, const json_t *json)
 	}
 	table_print(&t, stdout);
 	table_release(&t);
+	sealed_print(json_object_get(json, "sealed"));
 }
 
 static int list_all(const struct receive_call *c)

@@ -262,8 +262,12 @@ static void job_put_off(struct jobs *jobs, struct job *job, int r, const struct 
 
 	if (strcmp(job->error, why)) {
 		snprintf(job->error, sizeof(job->error), "%s", why);
-		log_error("%s of inode %llu for filter '%s' is put off: %s", ops[job->what]->what,
-		        (unsigned long long)job->ino, job->type, why);
+		if (r == -ENOKEY) /* nothing is wrong */
+			log_note("%s of inode %llu waits: %s", ops[job->what]->what,
+			        (unsigned long long)job->ino, why);
+		else
+			log_error("%s of inode %llu for filter '%s' is put off: %s",
+			        ops[job->what]->what, (unsigned long long)job->ino, job->type, why);
 	}
 	job->retry_at_ns = clock_now_ns() + JOB_RETRY_NS;
 }

@@ -12,6 +12,7 @@
 
 #include "base/log.h"
 #include "fs/control/text.h"
+#include "fs/filter/sealed-flag.h"
 #include "fs/snapshot/private.h"
 #include "fs/vfs/restore.h"
 
@@ -137,6 +138,20 @@ static int refuse_converting(struct ns *ns, uint64_t owner, const char *from, st
 	return r;
 }
 
+/* What is kept of it is no image: a copy would open, and be ciphertext. */
+static int refuse_sealed(struct ns *ns, const struct target *t, struct errmsg *em)
+{
+	struct sealed_flag f;
+
+	if (sealed_flag_get(ns, t->ino, &f) < 0)
+		return 0;
+	sealed_flag_release(&f);
+	return errmsg_set(em, -ENOKEY,
+	        "'%s' was received sealed: it can be cloned once its key is unlocked (weir key "
+	        "unlock)",
+	        t->path);
+}
+
 static int source_find(struct cloning *c, const struct snapshot_request *rq, struct errmsg *em)
 {
 	struct ns *ns = c->m->ds->ns;
@@ -145,6 +160,8 @@ static int source_find(struct cloning *c, const struct snapshot_request *rq, str
 	struct target t;
 	int r = snapshot_target_image(ns, rq->target, &t, em);
 
+	if (r == 0)
+		r = refuse_sealed(ns, &t, em);
 	if (r < 0)
 		return r;
 	c->source = t.ino;

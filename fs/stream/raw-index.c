@@ -5,9 +5,9 @@
  * again in a later stream, with what was appended to it since, replaces the one before: it has all slots
  * that the later snapshot can refer to (store/sealed.h).
  *
- * A segment's slots are found by scanning its frames, once: some are kept (TABLES of them, the ones used
- * last), as the leaves of an image refer to few segments at a time.  So are the frames opened last: what is
- * written together lies together.  Memory: 40 bytes a segment, and 12 MiB.
+ * A segment's slots are found by scanning its frames.  The tables used last are kept, TABLES of them: those of
+ * 16 GiB, for an image that was written to here and there refers to many segments from one leaf.  So are the
+ * frames opened last: what is written together lies together.  Memory: about 100 bytes a segment, and 42 MiB at most.
  */
 #include <errno.h>
 #include <string.h>
@@ -15,7 +15,7 @@
 #include "crypto/kdf.h"
 #include "fs/stream/raw-private.h"
 
-#define TABLES       64u
+#define TABLES       4096u
 #define FRAMES       64u
 #define SEGMENTS_MAX (1u << 24)
 
@@ -27,6 +27,7 @@ struct piece_at {
 struct index_segment {
 	uint64_t id;
 	uint32_t total, have;
+	uint32_t kept; /* its table is tables[kept - 1]; 0: it has none */
 	unsigned n;
 	struct piece_at *pieces; /* owned */
 };
@@ -130,9 +131,9 @@ static int segment_begin(struct raw_index *ix, const struct raw_piece *piece)
 	}
 	ix->segments[at].total = piece->total;
 	ix->segments[at].have = ix->segments[at].n = 0;
-	for (unsigned i = 0; i < TABLES; i++)
-		if (ix->tables[i].id == piece->id)
-			ix->tables[i].id = 0;
+	if (ix->segments[at].kept)
+		ix->tables[ix->segments[at].kept - 1].id = 0;
+	ix->segments[at].kept = 0;
 	for (unsigned i = 0; i < FRAMES; i++)
 		if (ix->frames[i].segment == piece->id)
 			ix->frames[i].segment = 0;
@@ -176,29 +177,36 @@ static int segment_read(struct raw_index *ix, const struct index_segment *s, uin
 
 /* --- slots --- */
 
-static int table_get(
-        struct raw_index *ix, const struct index_segment *s, const struct sealed_slots **ret_slots)
+/* The place used longest ago, free now. */
+static struct kept_table *table_free(struct raw_index *ix)
 {
 	struct kept_table *t = &ix->tables[0];
-	unsigned damaged;
 
-	for (unsigned i = 0; i < TABLES; i++) {
-		if (ix->tables[i].id == s->id) {
-			ix->tables[i].used = ++ix->clock;
-			*ret_slots = &ix->tables[i].slots;
-			return 0;
-		}
-		if (ix->tables[i].used < t->used)
+	for (unsigned i = 1; i < TABLES && t->id; i++)
+		if (!ix->tables[i].id || ix->tables[i].used < t->used)
 			t = &ix->tables[i];
-	}
+	if (t->id)
+		ix->segments[segment_at(ix, t->id)].kept = 0;
 	t->id = 0;
-	int r = segment_read(ix, s, 0, s->have, ix->buf);
-	if (r == 0)
+	return t;
+}
+
+static int table_get(
+        struct raw_index *ix, struct index_segment *s, const struct sealed_slots **ret_slots)
+{
+	struct kept_table *t = s->kept ? &ix->tables[s->kept - 1] : table_free(ix);
+	unsigned damaged;
+	int r = 0;
+
+	if (!s->kept)
+		r = segment_read(ix, s, 0, s->have, ix->buf);
+	if (r == 0 && !s->kept)
 		r = sealed_slots_find(ix->buf, s->have, s->id, ix->uuid, &t->slots, &damaged);
 	if (r < 0)
 		return r;
 	t->id = s->id;
 	t->used = ++ix->clock;
+	s->kept = (uint32_t)(t - ix->tables) + 1;
 	*ret_slots = &t->slots;
 	return 0;
 }

@@ -7,6 +7,7 @@
  *	raw-index.c     where frames are in a holder, and their content, with the key
  *	raw-convert.c   a stream of a holder, with the key, into an ordinary stream
  *	raw-open.c      the job that does so, and receives that
+ *	raw-list.c      what is kept sealed
  */
 #pragma once
 

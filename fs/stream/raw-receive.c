@@ -45,6 +45,7 @@ struct raw_receiver {
 	struct raw_progress at; /* of the stream so far, earlier parts too */
 	struct raw_from cut;    /* where it was cut before */
 	bool was_cut, has_key, ended;
+	struct job job;          /* to be begun at the end; ino 0: none */
 	struct sealed_part part; /* that is coming */
 
 	/* The holder; ino 0: not there yet. */
@@ -388,9 +389,11 @@ static int meta_take(struct raw_receiver *rr, const struct stream_bytes *meta)
 		rr->like.mtime.tv_nsec = (long)((uint64_t)mtime % NS_PER_SEC);
 	}
 	json_decref(json);
-	return good ? holder_find(rr)
-	            : errmsg_set(rr->em, -EUCLEAN,
-	                      "the stream is damaged: its description makes no sense");
+	if (!good)
+		return errmsg_set(
+		        rr->em, -EUCLEAN, "the stream is damaged: its description makes no sense");
+	const int r = holder_find(rr);
+	return r == 0 && rr->rq->hello ? rr->rq->hello(rr->rq->arg, rr->em) : r;
 }
 
 /* The same stream from its beginning, although part of it is there: that goes. */
@@ -469,6 +472,8 @@ static int record_take(struct raw_receiver *rr, struct stream_record *rec)
 static int records_take(struct raw_receiver *rr)
 {
 	struct stream_record rec = {.type = STREAM_BEGIN, .begin = *rr->rq->begin};
+
+	rec.begin.flags &= ~(uint32_t)STREAM_TALK; /* as it is kept */
 	int r = keep(rr, &rec);
 
 	while (r == 0 && !rr->ended) {
@@ -510,7 +515,6 @@ static int part_note(struct raw_receiver *rr)
 {
 	struct sealed_flag *f = &rr->h.flag;
 	struct manager *m = rr->m;
-	struct job job = {0};
 	struct errmsg em;
 	int r = store_flush(m->ds->store, rr->h.img);
 
@@ -529,11 +533,9 @@ static int part_note(struct raw_receiver *rr)
 		return r;
 	r = sealed_flag_put(m->ds->ns, rr->h.ino, f);
 	if (r == 0 && rr->ended && !there)
-		r = job_put(rr, &job);
+		r = job_put(rr, &rr->job);
 	rows_end(m);
-	if (r == 0)
-		r = rows_flush(m);
-	return r == 0 && job.ino ? jobs_add(m->jobs, &job) : r;
+	return r == 0 ? rows_flush(m) : r;
 }
 
 /* What came of a stream that was cut is kept, and how to go on is said. */
@@ -564,9 +566,6 @@ static int receive(struct raw_receiver *rr)
 	const struct stream_begin *b = rr->rq->begin;
 	int r = stream_out_new(STREAM_FORWARD, &rr->out);
 
-	if (b->flags & STREAM_TALK)
-		return errmsg_set(
-		        rr->em, -EINVAL, "a sealed stream asks nothing, but this one does");
 	memcpy(rr->part.guid, b->guid, sizeof(rr->part.guid));
 	memcpy(rr->part.guid_from, b->guid_from, sizeof(rr->part.guid_from));
 	return r < 0 ? r : records_take(rr);
@@ -585,11 +584,20 @@ static int result_make(struct raw_receiver *rr, json_t **ret_json)
 	return *ret_json ? 0 : -ENOMEM;
 }
 
+/* Its row is there: if it does not begin now, it does at the next mount. */
+static void job_begin(struct raw_receiver *rr)
+{
+	if (rr->job.ino && jobs_add(rr->m->jobs, &rr->job) < 0)
+		log_error("'%s' is opened after the next mount only: out of memory", rr->path);
+	jobs_kick(rr->m->jobs); /* it may have found it being received */
+}
+
 static void receiver_end(struct raw_receiver *rr)
 {
 	if (rr->entered) {
 		raw_unclaim(rr->m, rr->h.ino);
 		vfs_forget(rr->m->vfs, rr->h.ino, 1);
+		job_begin(rr);
 	}
 	holder_close(&rr->h);
 	stream_out_free(rr->out);

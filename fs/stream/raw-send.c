@@ -118,6 +118,8 @@ static int head_write(struct raw_sender *rs, const struct raw_key *key)
 		r = meta_send(s);
 	if (r == 0)
 		r = rows_send(s);
+	if (r == 0 && s->answers)
+		r = talk_begin(s);
 	rec = (struct stream_record){.type = STREAM_START};
 	if (r == 0)
 		r = record_write(s->w, &rec);
@@ -177,7 +179,9 @@ static int end_write(struct raw_sender *rs, uint64_t size)
 
 	if (r == 0)
 		r = record_write(rs->s.w, &end);
-	return r < 0 ? r : record_flush(rs->s.w);
+	if (r == 0)
+		r = record_flush(rs->s.w);
+	return r < 0 || !rs->s.answers ? r : talk_end(&rs->s);
 }
 
 static int snapshot_write(struct raw_sender *rs, const struct raw_key *key)
@@ -262,6 +266,7 @@ static int kept_record(struct raw_sender *rs, struct stream_record *rec, bool fi
 	const bool opaque = rec->type >= STREAM_OPAQUE_FIRST && rec->type <= STREAM_OPAQUE_LAST;
 
 	if (rec->type == STREAM_BEGIN && first) {
+		rec->begin.flags |= rs->s.answers ? STREAM_TALK : 0;
 		rs->s.begin = rec->begin;
 		rs->bytes_all = rec->begin.estimate;
 		rs->s.begun = true;
@@ -275,7 +280,8 @@ static int kept_record(struct raw_sender *rs, struct stream_record *rec, bool fi
 	}
 	if (!first || rec->type == STREAM_POS || rec->type == STREAM_END)
 		return 0;
-	return record_write(rs->s.w, rec);
+	const int r = rec->type == STREAM_START && rs->s.answers ? talk_begin(&rs->s) : 0;
+	return r < 0 ? r : record_write(rs->s.w, rec);
 }
 
 /*
@@ -358,8 +364,7 @@ static int send_failed(struct raw_sender *rs, int r)
 	if (em->text[0])
 		return r;
 	if (r == -EPIPE)
-		return errmsg_set(
-		        em, r, "sending '%s@%.128s' ended early: who reads it is gone", path, name);
+		return talk_why(&rs->s);
 	if (r == -ECANCELED || r == -EINTR)
 		return errmsg_set(em, -ECANCELED, "sending '%s@%.128s' was broken off", path, name);
 	if (r == -EIO || r == -EUCLEAN)
@@ -377,7 +382,8 @@ static void abort_write(struct raw_sender *rs, int r)
 	        .text = {(const uint8_t *)rs->s.em->text, strlen(rs->s.em->text)},
 	};
 
-	if (rs->s.begun && r != -EPIPE && r != -ECANCELED && record_write(rs->s.w, &rec) == 0)
+	if (rs->s.begun && r != -EPIPE && r != -EREMOTEIO && r != -ECANCELED &&
+	        record_write(rs->s.w, &rec) == 0)
 		(void)!record_flush(rs->s.w);
 }
 
@@ -403,6 +409,10 @@ static int send_any(struct raw_sender *rs)
 
 	if (r == 0 && !s->rq->dry_run)
 		r = record_writer_new(STREAM_FORWARD, s->io.out_fd, s->io.cancel_fd, &s->w);
+	if (r == 0 && s->w && s->io.in_fd >= 0) {
+		s->begin.flags |= STREAM_TALK;
+		r = record_reader_new(STREAM_ANSWERS, s->io.in_fd, s->io.cancel_fd, &s->answers);
+	}
 	if (r < 0)
 		return r;
 	rs->piece = malloc(RAW_SEGMENT_HEAD + RAW_PIECE_MAX);
@@ -423,6 +433,8 @@ static void sender_end(struct raw_sender *rs)
 	snapshot_release(&rs->s.s);
 	snapshot_image_release(&rs->s.si);
 	record_writer_free(rs->s.w);
+	record_reader_free(rs->s.answers);
+	free(rs->s.receiver);
 	bytes_release(&rs->items);
 	free(rs->piece);
 	free(rs);

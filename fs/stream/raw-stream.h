@@ -27,6 +27,9 @@ struct raw_receive_request {
 	const char *target;       /* path in the mount: free, or that of a holder */
 	struct record_reader *in; /* behind BEGIN; not owned */
 	const struct stream_begin *begin;
+	/* Of a sender that waits for answers: says that it may go on.  NULL: of none. */
+	int (*hello)(void *arg, struct errmsg *em);
+	void *arg;
 };
 /*
  * -ENODATA: the stream ended too soon; what came is kept, and em says how to go on.
@@ -38,7 +41,7 @@ int raw_receive(struct manager *m, const struct filter_caller *who,
         struct errmsg *em) MUST_CHECK;
 
 /*
- * What is kept sealed: [{target, key, domain, bytes, snapshots: [{name, whole, bytes}], token (of what was
+ * What is kept sealed: [{target, key (its name at the sender), domain, key_there, bytes, snapshots: [{name, whole, bytes}], token (of what was
  * cut, else null)}].  Without a daemon, too.
  */
 int raw_list(struct datastore *ds, json_t **ret_json, struct errmsg *em) MUST_CHECK;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "fs/control/text.h"
+#include "fs/stream/raw-stream.h"
 #include "fs/stream/receive-private.h"
 
 struct listing {
@@ -44,8 +45,11 @@ int receive_list(struct datastore *ds, struct manager *m, json_t **ret_json, str
 	struct listing l = {ds, m, json_array()};
 	int r = l.list ? receive_records_each(ds->ns, record_list, &l) : -ENOMEM;
 
+	json_t *sealed = NULL;
+	if (r == 0)
+		r = raw_list(ds, &sealed, em);
 	if (r == 0) {
-		*ret_json = json_pack("{s:O}", "receiving", l.list);
+		*ret_json = json_pack("{s:O, s:o}", "receiving", l.list, "sealed", sealed);
 		r = *ret_json ? 0 : -ENOMEM;
 	}
 	json_decref(l.list);

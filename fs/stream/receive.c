@@ -124,14 +124,39 @@ static int record_take(struct receiver *rc, const struct stream_record *rec, str
 	}
 }
 
+/* Nothing is asked about what is sealed. */
+static int raw_hello(void *arg, struct errmsg *em)
+{
+	struct stream_record rec = {
+	        .type = STREAM_HELLO, .hello = {.queries_max = 1, .asks_max = 1}};
+
+	return receive_answer(arg, &rec, em);
+}
+
 /* A sealed stream, behind its BEGIN: kept as it is. */
 static int raw_take(struct receiver *rc, struct errmsg *em)
 {
+	const bool talks = rc->begin.flags & STREAM_TALK;
 	const struct raw_receive_request rq = {
-	        .target = rc->rq->target, .in = rc->reader, .begin = &rc->begin};
+	        .target = rc->rq->target,
+	        .in = rc->reader,
+	        .begin = &rc->begin,
+	        .hello = talks ? raw_hello : NULL,
+	        .arg = rc,
+	};
 
-	return raw_receive(rc->m, rc->who, &rq, rc->invalidate, rc->invalidate_arg, rc->progress,
-	        rc->progress_arg, &rc->raw_json, em);
+	if (talks && !rc->writer)
+		return errmsg_set(em, -EINVAL,
+		        "the sender waits for answers, but there is no way back to it");
+	const int r = raw_receive(rc->m, rc->who, &rq, rc->invalidate, rc->invalidate_arg,
+	        rc->progress, rc->progress_arg, &rc->raw_json, em);
+	if (r < 0)
+		return r;
+	snprintf(rc->snapshot, sizeof(rc->snapshot), "%s",
+	        json_string_value(json_object_get(rc->raw_json, "snapshot")));
+	snprintf(rc->place.path, sizeof(rc->place.path), "%s",
+	        json_string_value(json_object_get(rc->raw_json, "target")));
+	return json_object_set_new(rc->raw_json, "answered", json_boolean(talks)) < 0 ? -ENOMEM : 0;
 }
 
 static void tell_progress(const struct receiver *rc)

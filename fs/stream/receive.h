@@ -46,7 +46,7 @@ int receive_run(struct manager *m, const struct filter_caller *who,
 
 /*
  * What was cut, or is under way: {"receiving": [{target, snapshot, incremental, size_bytes, position_bytes,
- * allocated_bytes, started_ns, token, active}]}.  m NULL: without a daemon; then nothing is active.
+ * allocated_bytes, started_ns, token, active}], "sealed": raw_list() of raw-stream.h}.  m NULL: without a daemon; then nothing is active.
  */
 int receive_list(
         struct datastore *ds, struct manager *m, json_t **ret_json, struct errmsg *em) MUST_CHECK;

@@ -261,7 +261,7 @@ int raw_progress_take(struct raw_progress *p, unsigned type, const uint8_t *data
 
 	if (type == RAW_KEY) {
 		r = p->has_key ? -EUCLEAN : raw_key_decode(data, len, &p->key);
-		p->has_key = r == 0;
+		p->has_key = p->has_key || r == 0;
 		return r;
 	}
 	if (!p->has_key)

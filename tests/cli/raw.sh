@@ -87,6 +87,12 @@ run 0 "$WEIR" umount mnt-b
 nowhere b
 run 0 "$WEIR" check b --data
 mount_ds b mnt-b
+if truncate -s 0 mnt-b/a.raw 2>/dev/null; then fail "a sealed image is cut"; fi
+refused 8 "was received sealed: it can be cloned once" "$WEIR" clone mnt-b/a.raw mnt-b/copy.raw
+run 0 "$WEIR" receive --list mnt-b
+says out "a.raw"
+run 0 "$WEIR" receive --list mnt-b --json
+[ "$(jq -c '.sealed[0] | [.target, .key, .token, [.snapshots[].name]]' out)" = '["a.raw","vms",null,["s1"]]' ] || fail "the list says: $(cat out)"
 ok "it is kept sealed: it does not open, and nothing of it can be read"
 
 # An update that is cut off goes on where it was.
@@ -112,10 +118,19 @@ run 0 "$WEIR" send --raw mnt-b/a.raw@s2 --from s1
 mv out on.stream
 head -c 1800000 on.stream >cut.stream
 receive 8 cut.stream mnt-c/a.raw
+run 0 "$WEIR" receive --list mnt-c --json
+[[ $(jq -r '.sealed[0].token' out) == weirraw1-* ]] || fail "no token in: $(cat out)"
+# Killed while it comes: what is whole of it stays, and the same stream is taken.
+mkfifo slow
+(head -c 1200000 on.stream; sleep 30) >slow &
+feeder=$!
+"$WEIR" receive mnt-c/a.raw <slow >/dev/null 2>&1 &
+sleep 1
 pid=$(weir status c --json | jq .pid)
 kill -9 "$pid"
 fusermount3 -u -z mnt-c 2>/dev/null || umount -l mnt-c
 for _ in $(seq 50); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
+kill "$feeder" && wait "$feeder" 2>/dev/null || true
 mount_ds c mnt-c
 receive 0 on.stream mnt-c/a.raw
 ok "what is kept sealed is sent on sealed"
@@ -162,6 +177,13 @@ receive 0 s3.stream mnt-c/third.raw
 run 0 "$WEIR" key unlock mnt-c vms-2 --key-file one.key # the same secret; sealed in another datastore
 opened c
 cmp mnt-c/third.raw second || fail "what was opened and sent on is not what it was"
+run 0 "$WEIR" send --raw mnt-c/third.raw@s3 --to "$WEIR receive $PWD/mnt-c/fourth.raw"
+opened c
+cmp mnt-c/fourth.raw second || fail "what was sent to a command is not what it was"
+rm mnt-c/fourth.raw
+receive 0 s3.stream mnt-c/gone.raw # sealed elsewhere, with a key that is unlocked here
+rm -f mnt-c/gone.raw
+opened c
 run 0 "$WEIR" umount mnt-c
 nowhere c
 run 0 "$WEIR" check c --data

@@ -173,7 +173,7 @@ static inline void job_done(struct world *w, uint64_t ino)
 
 static inline void make(struct world *w, uint64_t ino, uint32_t type)
 {
-	const struct ns_inode inode = {.ino = ino, .mode = type | 0600, .nlink = 1};
+	const struct ns_inode inode = {.ino = ino, .mode = type | 0600};
 
 	assert_int_equal(ns_inode_put(w->e.ns, &inode), 0);
 }
