@@ -80,6 +80,7 @@ static int clone_run(const struct command *cmd, int argc, char **argv)
 	call.dest = argv[optind + 1];
 	call.q.arg = &call;
 	call.q.request = json_pack("{s:s}", "op", "clone");
+	call.q.gone = source.name != NULL;
 	if (source.name)
 		json_object_set_new(call.q.request, "name", text_json(source.name));
 	const int code =

@@ -155,7 +155,8 @@ static int source_find(struct export *e)
 {
 	if (image_name_parse(e->image, &e->in) < 0)
 		return cmd_fail(WEIR_EXIT_FAILED, "out of memory");
-	int code = target_find(&e->t, e->in.path);
+	int code =
+	        e->in.name ? target_find_gone(&e->t, e->in.path) : target_find(&e->t, e->in.path);
 	if (code)
 		return code;
 	if (!e->t.mountpoint)

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 int target_find(struct target *t, const char *arg)
 {
@@ -21,6 +22,54 @@ int target_find(struct target *t, const char *arg)
 	/* On a disk that has failed the daemon of a mount may still answer. */
 	if (datastore_holder(t->dir, &t->pid, &em) < 0 && !t->mountpoint)
 		return cmd_fail(WEIR_EXIT_FAILED, "%s", em.text);
+	return 0;
+}
+
+/* The length of the directory on the way to path that is there; 0: none but "/" or ".". */
+static size_t there_len(const char *path)
+{
+	CLEANUP(free_ptr) char *dir = strdup(path);
+	char *slash = dir ? strrchr(dir, '/') : NULL;
+	struct stat st;
+
+	while (slash && slash > dir) {
+		*slash = '\0';
+		if (lstat(dir, &st) == 0)
+			return S_ISDIR(st.st_mode) ? (size_t)(slash - dir) : 0;
+		slash = strrchr(dir, '/');
+	}
+	return 0;
+}
+
+/* What is not there is taken as written, so it must be written plainly. */
+static bool is_plain(const char *rest)
+{
+	return *rest && !strstr(rest, "//") && !strstr(rest, "/./") && !strstr(rest, "/../") &&
+	       rest[strlen(rest) - 1] != '/';
+}
+
+int target_find_gone(struct target *t, const char *arg)
+{
+	const size_t len = there_len(arg);
+	const char *rest = len ? arg + len : arg;
+	char *sub = NULL;
+	struct stat st;
+
+	if (lstat(arg, &st) == 0 || errno != ENOENT || (len && !is_plain(rest)))
+		return target_find(t, arg);
+	CLEANUP(free_ptr) char *dir = len ? strndup(arg, len) : strdup(*arg == '/' ? "/" : ".");
+	*t = (struct target){0};
+	if (!dir)
+		return cmd_fail(WEIR_EXIT_FAILED, "out of memory");
+	if (target_find(t, dir))
+		return WEIR_EXIT_FAILED;
+	rest += strspn(rest, "/");
+	if (t->mountpoint && asprintf(&sub, "%s%s%s", t->sub, *t->sub ? "/" : "", rest) < 0)
+		return cmd_fail(WEIR_EXIT_FAILED, "out of memory");
+	if (sub) {
+		free(t->sub);
+		t->sub = sub;
+	}
 	return 0;
 }
 
@@ -130,7 +179,7 @@ int target_ask_and_print(struct target_query *q, const char *target, bool as_jso
 	struct target t = {0};
 	json_t *json = NULL;
 
-	int code = target_find(&t, target);
+	int code = q->gone ? target_find_gone(&t, target) : target_find(&t, target);
 	if (code == 0 && fill)
 		code = fill(q->arg, &t, q->request);
 	if (code == 0)

@@ -20,6 +20,11 @@ struct target {
 
 /* Fills t (release it in any case).  0, or WEIR_EXIT_FAILED, reported. */
 int target_find(struct target *t, const char *arg) MUST_CHECK;
+/*
+ * The same for an image that may be gone, of which a snapshot is meant: sub is then where it was, below
+ * the last directory on the way that is there.
+ */
+int target_find_gone(struct target *t, const char *arg) MUST_CHECK;
 void target_release(struct target *t);
 
 /* Makes the answer from an open datastore; as in report.h. */
@@ -34,6 +39,7 @@ struct target_query {
 	bool read_only;                /* how it is opened when it is not mounted */
 	const struct control_fds *fds; /* for the daemon, with the request; NULL: none */
 	bool in_bytes;                 /* what progress counts */
+	bool gone;                     /* its target may be an image that is gone */
 	/* Not 0: this error is not reported, but told: the caller knows more of it. */
 	int silent;
 	bool *ret_silent;

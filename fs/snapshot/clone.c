@@ -152,6 +152,18 @@ static int refuse_sealed(struct ns *ns, const struct target *t, struct errmsg *e
 	        t->path);
 }
 
+/* The instant is that of a snapshot.  Takes si. */
+static int source_of_snapshot(struct cloning *c, struct snapshot_image *si, struct errmsg *em)
+{
+	c->source = snapshot_image(si->key);
+	c->like = si->inode;
+	snapshot_image_release(si);
+	const int r = source_rows(c);
+	if (r < 0)
+		return snapshot_read_failed(r, em);
+	return refuse_converting(c->m->ds->ns, c->source, c->from, em);
+}
+
 static int source_find(struct cloning *c, const struct snapshot_request *rq, struct errmsg *em)
 {
 	struct ns *ns = c->m->ds->ns;
@@ -160,28 +172,24 @@ static int source_find(struct cloning *c, const struct snapshot_request *rq, str
 	struct target t;
 	int r = snapshot_target_image(ns, rq->target, &t, em);
 
+	if (r == -ENOENT && rq->name) {
+		r = snapshot_find_gone(ns, rq->target, rq->name, &si, em);
+		return r < 0 ? r : source_of_snapshot(c, &si, em);
+	}
 	if (r == 0)
 		r = refuse_sealed(ns, &t, em);
 	if (r < 0)
 		return r;
-	c->source = t.ino;
-	if (!rq->name) {
-		r = snapshot_domains_settled(ns, &t.ino, 1, em);
-		if (r < 0)
-			return r;
-	} else {
+	if (rq->name) {
 		r = snapshot_find_image(ns, &t, rq->name, &s, &si, em);
 		if (r < 0)
 			return r;
-		c->source = snapshot_image(si.key);
-		c->like = si.inode;
-		snapshot_image_release(&si);
 		snapshot_release(&s);
-		r = source_rows(c);
-		if (r < 0)
-			return snapshot_read_failed(r, em);
+		return source_of_snapshot(c, &si, em);
 	}
-	return refuse_converting(ns, c->source, c->from, em);
+	c->source = t.ino;
+	r = snapshot_domains_settled(ns, &t.ino, 1, em);
+	return r < 0 ? r : refuse_converting(ns, c->source, c->from, em);
 }
 
 static int dest_find(struct cloning *c, char *dest, struct errmsg *em)

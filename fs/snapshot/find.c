@@ -44,6 +44,56 @@ int snapshot_find_image(struct ns *ns, const struct target *t, const char *name,
 	return r < 0 ? snapshot_read_failed(r, em) : 0;
 }
 
+/* --- of an image that is gone --- */
+
+struct gone {
+	struct ns *ns;
+	const char *path, *name;
+	struct snapshot_image si; /* the first one found */
+	unsigned n;
+};
+
+static int gone_match_image(void *arg, const struct snapshot_image *si)
+{
+	struct gone *g = arg;
+
+	if (strcmp(si->path, g->path) || g->n++ > 0)
+		return 0;
+	g->si = *si;
+	g->si.path = strdup(si->path);
+	return g->si.path ? 0 : -ENOMEM;
+}
+
+static int gone_match(void *arg, const struct snapshot *s)
+{
+	struct gone *g = arg;
+
+	return strcmp(s->name, g->name)
+	               ? 0
+	               : snapshot_images_each(g->ns, s->number, gone_match_image, g);
+}
+
+int snapshot_find_gone(struct ns *ns, const char *path, const char *name,
+        struct snapshot_image *ret_si, struct errmsg *em)
+{
+	struct gone g = {.ns = ns, .path = path, .name = name};
+	const int r = snapshots_each(ns, gone_match, &g);
+
+	if (r == 0 && g.n == 1) {
+		*ret_si = g.si;
+		return 0;
+	}
+	snapshot_image_release(&g.si);
+	if (r < 0)
+		return snapshot_read_failed(r, em);
+	if (g.n > 1)
+		return errmsg_set(em, -EINVAL,
+		        "there are %u snapshots '%.128s' of images that were '%s'", g.n, name,
+		        path);
+	return errmsg_set(em, -ENOENT,
+	        "'%s' is not there, and in no snapshot '%.128s' (weir snapshot list)", path, name);
+}
+
 /* --- of a scope --- */
 
 struct orphan {

@@ -33,6 +33,12 @@ int snapshot_find(struct ns *ns, const char *target, const char *name, struct sn
 /* An image in a snapshot of this name, whatever its scope.  -ENOENT with em. */
 int snapshot_find_image(struct ns *ns, const struct target *t, const char *name,
         struct snapshot *ret_s, struct snapshot_image *ret_si, struct errmsg *em) MUST_CHECK;
+/*
+ * The same of a path that leads nowhere now: the image that was there in a snapshot of this name.
+ * -EINVAL: in several.
+ */
+int snapshot_find_gone(struct ns *ns, const char *path, const char *name,
+        struct snapshot_image *ret_si, struct errmsg *em) MUST_CHECK;
 /* -EUCLEAN and others, that are no -ENOENT, with em. */
 int snapshot_read_failed(int r, struct errmsg *em);
 
@@ -48,7 +54,7 @@ struct capture {
 	char target[FILTER_PATH_MAX];
 	struct snapshot_ref *refs; /* owned; in order of inode */
 	char **paths;              /* owned */
-	const uint8_t *guid; /* of one that was received: what it is called; else NULL */
+	const uint8_t *guid;       /* of one that was received: what it is called; else NULL */
 };
 /* Numbers, and paths of the images; inos sorted.  Outside the gate. */
 int capture_init(struct capture *c, struct manager *m, const struct filter_caller *who,

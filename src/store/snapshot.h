@@ -31,7 +31,8 @@
  * the image's policy named then, but leaves and chunks may be of others (an image that was being
  * moved).  Making, deleting and rolling back need no key; reading does.  store_foreign_chunks() tells
  * for certain, with snapshot_image(id).  What policies name decides which keys are still needed, so
- * clones and rollbacks across domains are refused; weir check compares policies with the content.
+ * clones and rollbacks across domains are refused.  No check does that afterwards: an image that is being moved
+ * has leaves of both domains, and what is sealed tells of its domain by itself (map.h, frame.h).
  */
 #pragma once
 

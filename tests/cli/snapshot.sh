@@ -119,6 +119,20 @@ run 0 "$WEIR" snapshot create mnt/vm/b.raw gone
 rm mnt/vm/b.raw
 run 0 "$WEIR" snapshot list mnt
 says out "vm/b.raw (gone)"
+run 0 "$WEIR" clone mnt/vm/b.raw@gone mnt/b-again.raw
+cmp two mnt/b-again.raw
+run 0 "$WEIR" export mnt/vm/b.raw@gone b-out.raw
+cmp two b-out.raw
+refused 8 "'vm/b.raw' is not there, and in no snapshot 'none'" "$WEIR" clone mnt/vm/b.raw@none mnt/b2.raw
+refused 8 "cannot find" "$WEIR" clone mnt/vm/b.raw mnt/b2.raw
+run 0 "$WEIR" snapshot create mnt/vm deep
+mv mnt/vm mnt/moved
+run 0 "$WEIR" clone mnt/vm/a.raw@deep mnt/a-again.raw
+cmp one mnt/a-again.raw
+cd mnt && run 0 "$WEIR" clone vm/a.raw@deep a-relative.raw && rm out err && cd ..
+cmp one mnt/a-relative.raw
+mv mnt/moved mnt/vm
+run 0 "$WEIR" snapshot delete mnt/vm deep
 run 0 "$WEIR" snapshot delete mnt gone
 run 0 "$WEIR" snapshot show mnt all
 says out "c.raw"
