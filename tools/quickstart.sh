@@ -7,7 +7,8 @@
 #
 # Installs what is missing (apt, as root or through sudo), builds weir, creates and mounts a
 # datastore, builds the disk of a real Debian guest, copies it in, clones it twice, boots a clone in
-# QEMU from the mount until its login prompt, logs in, shuts it down, and shows what was saved.
+# QEMU from the mount until its login prompt, logs in, shuts it down, takes a snapshot of it and clones
+# that, and shows what was saved.
 # Safe to run again: what is there already is kept, except that the clone that boots goes on from
 # the state it was left in.
 set -euo pipefail
@@ -110,6 +111,20 @@ console_wait()
 	done
 }
 
+# Of what is there when the guest has run.
+snapshot_guest()
+{
+	step "a snapshot of vm1, and a clone of that"
+	if [ -e "$dir/mnt/vm3.img" ]; then
+		echo "is there already"
+	else
+		"$weir" snapshot create "$dir/mnt/vm1.img" ran
+		"$weir" clone "$dir/mnt/vm1.img@ran" "$dir/mnt/vm3.img"
+	fi
+	"$weir" snapshot list "$dir/mnt"
+	"$weir" diff "$dir/mnt/debian.img" "$dir/mnt/vm3.img" | tail -n 1
+}
+
 boot_guest()
 {
 	step "boot $dir/mnt/vm1.img (console in $dir/console.log, at most $boot_limit_s s)"
@@ -171,4 +186,5 @@ build_guest
 copy_guest
 boot_start=$SECONDS
 boot_guest
+snapshot_guest
 show
