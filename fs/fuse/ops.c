@@ -57,12 +57,18 @@ static double timeout_of(uint64_t ino)
 	return vfs_is_snapshot(ino) ? 0 : CACHE_SECONDS;
 }
 
+/* What is not exact is asked for again. */
+static double attr_timeout_of(const struct vfs_attr *a)
+{
+	return a->blocks_rough ? 0 : timeout_of(a->inode.ino);
+}
+
 static void entry_fill(const struct vfs_entry *e, struct fuse_entry_param *p)
 {
 	*p = (struct fuse_entry_param){
 	        .ino = e->ino,
 	        .generation = e->generation,
-	        .attr_timeout = timeout_of(e->ino),
+	        .attr_timeout = attr_timeout_of(&e->attr),
 	        .entry_timeout = timeout_of(e->ino),
 	};
 	stat_fill(&e->attr, &p->attr);
@@ -77,7 +83,7 @@ void reply_attr(fuse_req_t req, int r, const struct vfs_attr *a)
 		return;
 	}
 	stat_fill(a, &st);
-	fuse_reply_attr(req, &st, timeout_of(st.st_ino));
+	fuse_reply_attr(req, &st, attr_timeout_of(a));
 }
 
 static void reply_entry(fuse_req_t req, int r, const struct vfs_entry *e)

@@ -37,6 +37,7 @@ struct vnode; /* an open file or directory */
 struct vfs_attr {
 	struct ns_inode inode;
 	uint64_t blocks_512; /* allocated, in units of 512 bytes */
+	bool blocks_rough;   /* not exact until more of it is committed */
 };
 
 struct vfs_entry {

@@ -523,14 +523,16 @@ void vfs_mark_state(struct vfs *v, uint64_t ino)
 
 /* --- attributes --- */
 
-static uint64_t blocks_of(struct vfs *v, struct vnode *vn)
+static uint64_t blocks_of(struct vfs *v, struct vnode *vn, bool *ret_rough)
 {
 	uint64_t chunks = 0;
 
 	if (vnode_image_get(v, vn) < 0)
 		return 0;
-	if (store_allocated(vn->img, &chunks) < 0)
+	const int r = store_allocated(vn->img, &chunks);
+	if (r < 0)
 		chunks = 0;
+	*ret_rough = r > 0;
 	vnode_image_put(vn);
 	return chunks * (CHUNK_SIZE / 512);
 }
@@ -553,7 +555,7 @@ void vnode_attr(struct vfs *v, struct vnode *vn, struct vfs_attr *ret_attr)
 	const bool used = vn->img || vn->size > 0 || vn->dirty;
 	pthread_mutex_unlock(&vn->lock);
 	if (S_ISREG(a.inode.mode) && used)
-		a.blocks_512 = blocks_of(v, vn);
+		a.blocks_512 = blocks_of(v, vn, &a.blocks_rough);
 	*ret_attr = a;
 }
 

@@ -567,7 +567,7 @@ int store_seek(struct image *img, uint64_t off, bool hole, uint64_t *ret_off)
 	return 0;
 }
 
-/* Leaves that store_allocated looks at; with more of them dirty, it tells the committed number. */
+/* Leaves that store_allocated looks at; with more of them dirty, its number is not exact. */
 #define ALLOCATED_LEAVES_MAX 256
 
 /* The next leaf >= leaf in which the overlay may change how many chunks are allocated. */
@@ -608,20 +608,22 @@ int store_allocated(struct image *img, uint64_t *ret_chunks)
 {
 	struct image_row row;
 	uint64_t leaf = 0;
+	bool whole = image_locked(img);
 
 	map_row(img->map, &row);
 	int64_t n = (int64_t)(row.data_chunks + row.zero_chunks);
 	/* Locked: nothing of it is in the overlay but a deletion, or what was parked, on its way. */
-	for (unsigned i = 0; i < ALLOCATED_LEAVES_MAX && !image_locked(img); i++, leaf++) {
+	for (unsigned i = 0; !whole; i++, leaf++) {
 		int r = next_changed_leaf(img, leaf, &leaf);
 		if (r < 0)
 			return r;
-		if (leaf >= IMAGE_CHUNKS_MAX / LEAF_CHUNKS)
+		whole = leaf >= IMAGE_CHUNKS_MAX / LEAF_CHUNKS;
+		if (whole || i == ALLOCATED_LEAVES_MAX)
 			break;
 		r = leaf_allocated_change(img, leaf, &n);
 		if (r < 0)
 			return r;
 	}
 	*ret_chunks = n < 0 ? 0 : (uint64_t)n;
-	return 0;
+	return whole ? 0 : 1;
 }

@@ -151,7 +151,7 @@ int store_read(struct image *img, uint64_t off, void *buf, size_t len) MUST_CHEC
  * allocated count as data.  *ret_off = IMAGE_SIZE_MAX when there is none.
  */
 int store_seek(struct image *img, uint64_t off, bool hole, uint64_t *ret_off) MUST_CHECK;
-/* Chunks in state data or zero, dirty ones included. */
+/* Chunks in state data or zero, dirty ones included.  1: not all of those, because there are too many. */
 int store_allocated(struct image *img, uint64_t *ret_chunks) MUST_CHECK;
 
 /* --- how chunks are stored --- */

@@ -413,7 +413,7 @@ static void *looker_main(void *arg)
 		if (c->result == 0)
 			c->result = store_seek(img, off, rng_below(&rng, 2), &found);
 		if (c->result == 0)
-			c->result = store_allocated(img, &found);
+			c->result = MIN(store_allocated(img, &found), 0);
 		store_image_close(img);
 		if (c->result == 0 && rng_below(&rng, 8) == 0)
 			c->result = store_image_stats(s, &id, 1, true, NULL, NULL, &is);

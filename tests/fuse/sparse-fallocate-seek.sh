@@ -60,3 +60,16 @@ echo x | dd of="$M/s" bs=1 seek=500M conv=notrunc status=none
 cp --sparse=auto "$M/s" "$M/s2"
 cmp -n 1M "$M/s" "$M/s2"
 [ "$(stat -c %b "$M/s2")" -le 16 ] || fail "the copy is not sparse: $(stat -c %b "$M/s2") blocks"
+
+# More is changed than is counted at once: the number is right once it is committed.
+python3 - "$M/many" <<'PY'
+import os, sys
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+for i in range(600):
+    os.pwrite(fd, b"x" * 4096, i << 20)
+PY
+for _ in $(seq 100); do
+	[ "$(stat -c %b "$M/many")" = 4800 ] && break
+	sleep 0.1
+done
+same "blocks of many extents" 4800 "$(stat -c %b "$M/many")"
