@@ -138,7 +138,7 @@ boot_guest()
 		<"$dir/console.in" >"$dir/console.log" 2>&1 &
 	qemu=$!
 	trap 'kill "$qemu" 2>/dev/null' EXIT
-	console_wait 'login: *$' || boot_failed "no login prompt"
+	console_wait 'login: ' || boot_failed "no login prompt"
 	echo "login prompt after $((SECONDS - boot_start)) s"
 	echo root >&3
 	console_wait 'root@.*#' || boot_failed "login failed"
