@@ -145,13 +145,14 @@ class Bench:
     def fill(self, subject, payload, size, offset=0):
         self.replay(subject, payload, bs=MIB, depth=DEPTH_STREAM, bytes=size, offset=offset)
 
-    def fio_read(self, subject, pattern, bs, depth):
+    def fio_read(self, subject, pattern, bs, depth, warm_seconds=0):
         direct = "1" if subject.direct_io_client else "0"
         out = run("fio", "--name=r", "--filename=" + subject.file, "--rw=" + pattern,
                   "--bs=" + bs, f"--iodepth={depth}", "--ioengine=libaio", "--direct=" + direct,
                   "--invalidate=0", "--norandommap=1", f"--size={self.scale.cached_bytes}",
-                  "--time_based=1", f"--runtime={self.scale.seconds}", "--thread",
-                  "--allow_file_create=0", "--output-format=json", "--randrepeat=0")
+                  "--time_based=1", f"--runtime={self.scale.seconds}",
+                  f"--ramp_time={warm_seconds}", "--thread", "--allow_file_create=0",
+                  "--output-format=json", "--randrepeat=0")
         job = json.loads(out)["jobs"][0]
         read = job["read"]
         lat = read["clat_ns"]["percentile"]

@@ -28,13 +28,14 @@ BELOW = {
     "src/crypto": {"base", "crypto"},
     "src/store": {"base", "crypto", "store"},
     "src/stage": {"base", "stage"},
+    "src/stream": {"base", "crypto", "store", "stream"},
     "src/tier": {"base", "crypto", "store", "stage", "tier"},
     "src/plugin": {"base", "crypto", "store", "stage", "plugin"},
     "meta": {"base", "crypto", "store", "meta"},
-    "fs": {"base", "crypto", "store", "stage", "tier", "plugin", "meta", "fs"},
-    "tools": {"base", "crypto", "store", "stage", "tier", "plugin", "meta", "fs", "tools"},
+    "fs": {"base", "crypto", "store", "stage", "stream", "tier", "plugin", "meta", "fs"},
+    "tools": {"base", "crypto", "store", "stage", "stream", "tier", "plugin", "meta", "fs", "tools"},
 }
-PARTS = {"base", "crypto", "store", "stage", "tier", "plugin", "meta", "fs", "tools"}
+PARTS = {"base", "crypto", "store", "stage", "stream", "tier", "plugin", "meta", "fs", "tools"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 
 
