@@ -48,7 +48,7 @@ struct capture {
 	char target[FILTER_PATH_MAX];
 	struct snapshot_ref *refs; /* owned; in order of inode */
 	char **paths;              /* owned */
-	const uint8_t *guid; /* of one that was received: what it is called; else NULL */
+	const uint8_t *guid;       /* of one that was received: what it is called; else NULL */
 };
 /* Numbers, and paths of the images; inos sorted.  Outside the gate. */
 int capture_init(struct capture *c, struct manager *m, const struct filter_caller *who,
