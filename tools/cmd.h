@@ -54,8 +54,8 @@ struct command {
 
 extern const struct command cmd_create, cmd_mount, cmd_umount, cmd_status, cmd_stats, cmd_images,
         cmd_check, cmd_gc, cmd_snapshot, cmd_clone, cmd_diff, cmd_export, cmd_import, cmd_send,
-        cmd_receive, cmd_filter,
-        cmd_policy, cmd_audit, cmd_key, cmd_analytics, cmd_discover, cmd_help;
+        cmd_receive, cmd_filter, cmd_policy, cmd_audit, cmd_key, cmd_analytics, cmd_discover,
+        cmd_help;
 /* The same under the names that mount(8), mkfs(8) and fsck(8) call. */
 extern const struct command cmd_mkfs, cmd_mount_helper, cmd_fsck;
 

@@ -320,10 +320,12 @@ int report_images(
 int report_receiving(struct datastore *ds, struct manager *m, json_t *status, struct errmsg *em)
 {
 	json_t *json = NULL;
-	const int r = receive_list(ds, m, &json, em);
+	int r = receive_list(ds, m, &json, em);
 
-	if (r < 0)
+	if (r == -ENOMEM)
 		return r;
+	if (r < 0) /* metadata that cannot be read is what the status is asked for, too */
+		json = json_pack("{s:n}", "receiving");
 	const int failed = json_object_update(status, json);
 	json_decref(json);
 	return failed ? errmsg_set(em, -ENOMEM, "out of memory") : 0;

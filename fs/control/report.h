@@ -28,7 +28,7 @@ int report_status(struct datastore *ds, const char *mountpoint, json_t **ret_jso
         struct errmsg *em) MUST_CHECK;
 /*
  * Sets "receiving" of a status: what receive_list (fs/stream/receive.h) says; m knows what is
- * under way, NULL: nobody is.
+ * under way, NULL: nobody is.  null where the metadata cannot be read.
  */
 struct manager;
 int report_receiving(

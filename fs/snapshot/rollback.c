@@ -204,8 +204,7 @@ int snapshot_before_name(struct ns *ns, const struct target *t, const char *name
 	char prefix[SNAPSHOT_NAME_MAX + 8];
 
 	snprintf(prefix, sizeof(prefix), "before-%s", name);
-	return snapshot_name_stamped(
-	        ns, t->ino, prefix, clock_wall_ns(), &t->ino, 1, ret_name, em);
+	return snapshot_name_stamped(ns, t->ino, prefix, clock_wall_ns(), &t->ino, 1, ret_name, em);
 }
 
 static int before_init(struct rolling *rb, struct errmsg *em)

@@ -242,34 +242,49 @@ static int renamed(struct opening *op)
 	return 0;
 }
 
+/* The holder is ours: what it has stays as it is. */
 static int holder_unseal(struct opening *op)
 {
-	int r = key_get(op);
+	int r = holder_open(op->m->ds, op->job->ino, &op->h);
 
+	op->h.ino = op->job->ino;
 	if (r == 0)
 		r = place_get(op);
 	if (r == 0)
 		r = streams_open(op);
-	return r < 0 ? r : renamed(op);
+	if (r == 0)
+		r = renamed(op);
+	holder_close(&op->h);
+	return r;
+}
+
+/* Who only waits for the key is in nobody's way: a stream may come meanwhile. */
+static int key_find(struct opening *op)
+{
+	int r = holder_open(op->m->ds, op->job->ino, &op->h);
+
+	if (r == 0)
+		r = key_get(op);
+	holder_close(&op->h);
+	return r;
 }
 
 static int unseal_run(struct manager *m, struct job *job, struct errmsg *em)
 {
 	struct opening op = {.m = m, .job = job, .em = em};
-	int r = job_is_void(m, job) ? -ENOENT : raw_claim(m, job->ino);
+	int r = job_is_void(m, job) ? -ENOENT : key_find(&op);
 
-	if (r == -ENOENT)
-		return 0;
-	if (r < 0)
-		return errmsg_set(em, r, "a stream is being received to it");
-	r = holder_open(m->ds, job->ino, &op.h);
-	op.h.ino = job->ino;
-	if (r == 0)
+	if (r == 0) {
+		r = raw_claim(m, job->ino);
+		if (r < 0)
+			errmsg_set(em, r, "a stream is being received to it");
+	}
+	if (r == 0) {
 		r = holder_unseal(&op);
-	raw_unclaim(m, job->ino);
+		raw_unclaim(m, job->ino);
+	}
 	if (op.crypto)
 		keyring_put(m->ds->keyring, op.crypto);
-	holder_close(&op.h);
 	return r == -ENOENT && !em->text[0] ? 0 : r;
 }
 

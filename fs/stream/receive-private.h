@@ -45,7 +45,10 @@ int receive_record_decode(
         uint64_t ino, const void *value, size_t len, struct receive_record *ret_rec) MUST_CHECK;
 /* Inside the gate. */
 int receive_record_put(struct ns *ns, const struct receive_record *rec) MUST_CHECK;
-/* Non-zero stops and is returned; damaged ones are passed over. */
+/*
+ * Non-zero stops and is returned.  A damaged one is told as an update of itself, without name and
+ * guid: its path is "(inode N)".
+ */
 typedef int receive_record_fn(void *arg, const struct receive_record *rec);
 int receive_records_each(struct ns *ns, receive_record_fn *fn, void *arg) MUST_CHECK;
 /* Path of what it is to become, as it is now. */

@@ -39,7 +39,7 @@ struct snap_item {
 	struct map *target;   /* of an image; referenced */
 	struct image *into; /* the target's image, whose policy counts; NULL: domain; referenced */
 	uint32_t domain;    /* of a target: what its policy is to name */
-	uint32_t from_domain;    /* what is copied: its domain; of an image at the freeze */
+	uint32_t from_domain; /* what is copied: its domain; of an image at the freeze */
 	uint64_t of; /* of a snapshot: the image it is kept as; 0: the one that is copied */
 	struct image_row root;   /* what is copied: of a snapshot from the start, of an image when
 	                        * applied; its image and snap_epoch are the target's */
@@ -434,8 +434,8 @@ static bool item_valid(enum snap_kind kind, const struct snap_item *it)
 	                  : kind == SNAP_ROLLBACK
 	                          ? snapshot_valid(it->from)
 	                          : image_valid(it->from) || snapshot_valid(it->from);
-	const bool to_image = kind == SNAP_ROLLBACK || kind == SNAP_CLONE ||
-	                      (kind == SNAP_CLONE_KEPT && !it->of);
+	const bool to_image =
+	        kind == SNAP_ROLLBACK || kind == SNAP_CLONE || (kind == SNAP_CLONE_KEPT && !it->of);
 
 	return from && (to_image ? image_valid(it->to) : snapshot_valid(it->to));
 }

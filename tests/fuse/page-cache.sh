@@ -21,9 +21,10 @@ resident() {
 	PY
 }
 
-# cached FILE: reads it until the kernel has it; the first tries may meet times that are still on their way
+# cached FILE: reads it until the kernel has it.  Times that the kernel learns of later would drop it again.
 cached() {
 	for _ in $(seq 20); do
+		stat --cached=never "$1" > /dev/null
 		cat "$1" > /dev/null
 		[ "$(resident "$1")" -gt 200 ] && return
 		sleep 0.1

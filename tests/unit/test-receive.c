@@ -221,6 +221,37 @@ static void what_was_cut_is_listed_and_given_up(void **state)
 	close(cut);
 }
 
+static int hidden_note(void *arg, const struct ns_inode *inode)
+{
+	*(uint64_t *)arg = inode->ino;
+	return 0;
+}
+
+static void one_with_a_damaged_record_can_be_given_up(void **state)
+{
+	char path[64];
+	json_t *json = NULL;
+	uint64_t ino = 0;
+
+	make_source();
+	const int fd = sent("a", "s1", NULL), cut = cut_at(fd, length_of(fd) - 1);
+	assert_int_equal(receive(cut, "b"), -ENODATA);
+	assert_int_equal(ns_inode_each(ds->ns, NS_ORPHANS, hidden_note, &ino), 0);
+	store_enter(ds->store);
+	assert_int_equal(ns_record_put(ds->ns, RECORD_FLAG, ino, RECEIVE_FLAG, "{}", 2), 0);
+	store_leave(ds->store);
+	again();
+	assert_int_equal(hidden(), 1);
+	received(fd, "b"); /* it is in nobody's way */
+	snprintf(path, sizeof(path), "(inode %llu)", (unsigned long long)ino);
+	assert_int_equal(receive_abort(m, &me, path, &json, &why), 0);
+	json_decref(json);
+	assert_int_equal(hidden(), 0);
+	assert_int_equal(orphans(), 0);
+	close(fd);
+	close(cut);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -232,6 +263,7 @@ int main(void)
 	        MANAGER_CASE(a_target_that_is_open_is_refused_and_goes_on_later),
 	        MANAGER_CASE(a_cut_anywhere_changes_nothing_and_is_resumed),
 	        MANAGER_CASE(what_was_cut_is_listed_and_given_up),
+	        MANAGER_CASE(one_with_a_damaged_record_can_be_given_up),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
