@@ -26,7 +26,8 @@
 #include "fs/stream/raw-private.h"
 #include "fs/stream/receive-private.h"
 
-#define OPENING ".opening"
+#define OPENING    ".opening"
+#define NAME_TRIES 10u
 
 struct opening {
 	struct manager *m;
@@ -186,6 +187,7 @@ static int stream_open(struct opening *op, size_t first, size_t end)
 	                .crypto = op->crypto,
 	                .stopped = producing_stopped,
 	                .done = &op->job->done,
+	                .total = &op->job->total,
 	                .arg = op->m},
 	};
 	int fds[2];
@@ -220,10 +222,29 @@ static int streams_open(struct opening *op)
 
 /* --- in its place --- */
 
-static void kernel_forget(struct opening *op)
+/* The holder may have been renamed meanwhile, and another file may have the name that it had. */
+static int take_name(struct opening *op)
 {
-	manager_invalidate(op->m, op->dir, op->name);
-	manager_invalidate(op->m, op->dir, op->to_name);
+	struct ns *ns = op->m->ds->ns;
+	const uint64_t dir = op->dir;
+	char to_name[NS_NAME_MAX + 1];
+	uint64_t ino;
+	uint32_t mode;
+	int r = ns_name_get(ns, dir, op->to_name, &ino, &mode);
+
+	memcpy(to_name, op->to_name, sizeof(to_name));
+	for (unsigned i = 0; r == 0 && i < NAME_TRIES; i++) {
+		r = place_get(op);
+		if (r == 0)
+			r = vfs_rename_over(
+			        op->m->vfs, dir, to_name, ino, op->dir, op->name, op->h.ino);
+		if (r != -ESTALE)
+			break;
+		r = i + 1 < NAME_TRIES ? 0 : r;
+	}
+	if (r == 0)
+		manager_invalidate(op->m, dir, to_name);
+	return r;
 }
 
 static int renamed(struct opening *op)
@@ -232,12 +253,12 @@ static int renamed(struct opening *op)
 	int r = store_sync(m->ds->store);
 
 	if (r == 0)
-		r = vfs_rename(m->vfs, op->dir, op->to_name, op->dir, op->name, 0);
+		r = take_name(op);
 	if (r == 0)
 		r = vfs_fsyncdir(m->vfs);
 	if (r < 0)
 		return errmsg_set(op->em, r, "cannot put it in place: %s", strerror(-r));
-	kernel_forget(op);
+	manager_invalidate(m, op->dir, op->name);
 	log_note("'%s', which was received sealed, is open with key '%s'", op->path, op->key);
 	return 0;
 }

@@ -181,8 +181,9 @@ static int make_whole(struct making *mk, struct errmsg *em)
 static int make_incremental(struct making *mk)
 {
 	struct receiver *rc = mk->rc;
-	const struct clone_ref ref = {
-	        .source = snapshot_image(rc->place.base.key), .image = rc->st.rec.ino};
+	const struct clone_ref ref = {.source = snapshot_image(rc->place.base.key),
+	        .image = rc->st.rec.ino,
+	        .domain = rc->place.policy.domain};
 
 	pthread_mutex_lock(&rc->m->record_lock);
 	const int r = snapshot_commit_wait(
