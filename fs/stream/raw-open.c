@@ -26,8 +26,9 @@
 #include "fs/stream/raw-private.h"
 #include "fs/stream/receive-private.h"
 
-#define OPENING    ".opening"
-#define NAME_TRIES 10u
+#define OPENING      ".opening"
+#define NAME_TRIES   10u
+#define NAME_WAIT_NS 2000000 /* below a second */
 
 struct opening {
 	struct manager *m;
@@ -66,10 +67,28 @@ static int key_get(struct opening *op)
 
 /* --- where --- */
 
+/*
+ * The path, as rows tell: in the middle of a rename they may tell of none.  -ENOENT: it has none any more.
+ */
+static int path_get(struct opening *op)
+{
+	const struct timespec pause = {.tv_nsec = NAME_WAIT_NS};
+	int r = -ENOENT;
+
+	for (unsigned i = 0; r == -ENOENT && i < NAME_TRIES; i++) {
+		if (i > 0)
+			nanosleep(&pause, NULL);
+		if (job_is_void(op->m, op->job))
+			return -ENOENT;
+		r = ns_path_of(op->m->ds->ns, op->h.ino, op->path, sizeof(op->path));
+	}
+	return r == -ENOENT ? -EAGAIN : r;
+}
+
 static int place_get(struct opening *op)
 {
 	struct ns *ns = op->m->ds->ns;
-	int r = ns_path_of(ns, op->h.ino, op->path, sizeof(op->path));
+	int r = path_get(op);
 
 	if (r < 0)
 		return r;
@@ -265,29 +284,48 @@ static int renamed(struct opening *op)
 
 static int holder_unseal(struct opening *op)
 {
-	int r = key_get(op);
+	int r = place_get(op);
 
-	if (r == 0)
-		r = place_get(op);
 	if (r == 0)
 		r = streams_open(op);
 	return r < 0 ? r : renamed(op);
 }
 
+/* While nobody receives to it.  Its flag is read again: a stream may have come since. */
+static int unseal_claimed(struct opening *op)
+{
+	const uint64_t ino = op->job->ino;
+
+	holder_close(&op->h);
+	const int r = holder_open(op->m->ds, ino, &op->h);
+	return r < 0 ? r : holder_unseal(op);
+}
+
+static int holder_run(struct opening *op)
+{
+	struct manager *m = op->m;
+	const uint64_t ino = op->job->ino;
+	int r = holder_open(m->ds, ino, &op->h);
+
+	if (r == 0) /* first, so that streams can come as long as there is no key */
+		r = key_get(op);
+	if (r < 0)
+		return r;
+	r = raw_claim(m, ino);
+	if (r < 0)
+		return errmsg_set(op->em, r, "a stream is being received to it");
+	r = unseal_claimed(op);
+	raw_unclaim(m, ino);
+	return r;
+}
+
 static int unseal_run(struct manager *m, struct job *job, struct errmsg *em)
 {
 	struct opening op = {.m = m, .job = job, .em = em};
-	int r = job_is_void(m, job) ? -ENOENT : raw_claim(m, job->ino);
 
-	if (r == -ENOENT)
+	if (job_is_void(m, job))
 		return 0;
-	if (r < 0)
-		return errmsg_set(em, r, "a stream is being received to it");
-	r = holder_open(m->ds, job->ino, &op.h);
-	op.h.ino = job->ino;
-	if (r == 0)
-		r = holder_unseal(&op);
-	raw_unclaim(m, job->ino);
+	const int r = holder_run(&op);
 	if (op.crypto)
 		keyring_put(m->ds->keyring, op.crypto);
 	holder_close(&op.h);

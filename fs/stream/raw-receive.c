@@ -86,7 +86,7 @@ static int enter(struct raw_receiver *rr)
 	int r = raw_claim(rr->m, rr->h.ino);
 
 	if (r == -EBUSY)
-		return errmsg_set(rr->em, r, "it is being received, or opened, already");
+		return errmsg_set(rr->em, r, "it is being received, or opened, now (weir status)");
 	if (r < 0)
 		return errmsg_set(rr->em, r, "too many streams are being received already");
 	r = vfs_entry_get(rr->m->vfs, rr->h.ino, &entry);
