@@ -332,4 +332,53 @@ static int unseal_run(struct manager *m, struct job *job, struct errmsg *em)
 	return r == -ENOENT && !em->text[0] ? 0 : r;
 }
 
+/* --- who unlocks a key --- */
+
+struct opened_by {
+	struct manager *m;
+	const char *key;
+	struct job *jobs; /* owned; ino and link of each */
+	size_t n;
+};
+
+static int job_of_key(void *arg, uint64_t owner, uint64_t id, const void *value, size_t len)
+{
+	struct opened_by *ob = arg;
+	struct job job = {.ino = owner, .link = id};
+	struct sealed_flag flag;
+	char name[RAW_NAME_MAX + 1];
+
+	if (job_decode(value, len, &job) < 0 || job.what != JOB_UNSEAL || job_is_void(ob->m, &job))
+		return 0;
+	const int r = sealed_flag_get(ob->m->ds->ns, owner, &flag);
+	if (r < 0)
+		return r == -ENOMEM ? r : 0;
+	const bool ours = keys_name_of(ob->m, flag.domain, name) == 0 && !strcmp(name, ob->key);
+	sealed_flag_release(&flag);
+	if (!ours)
+		return 0;
+	struct job *jobs = reallocarray(ob->jobs, ob->n + 1, sizeof(*jobs));
+	if (!jobs)
+		return -ENOMEM;
+	ob->jobs = jobs;
+	memcpy(&jobs[ob->n++], &job, sizeof(job));
+	return 0;
+}
+
+int raw_opening(struct manager *m, const char *key, bool wait, gc_progress_fn *progress, void *arg,
+        unsigned *ret_n, struct errmsg *em)
+{
+	struct opened_by ob = {.m = m, .key = key};
+	int r = ns_record_each_owner(m->ds->ns, RECORD_JOB, job_of_key, &ob);
+
+	if (r < 0)
+		errmsg_set(em, r, "cannot read the jobs: %s", strerror(-r));
+	for (size_t i = 0; r == 0 && wait && i < ob.n; i++)
+		r = jobs_wait(m->jobs, ob.jobs[i].ino, ob.jobs[i].link, progress, arg, em);
+	free(ob.jobs);
+	if (r == 0)
+		*ret_n = (unsigned)ob.n;
+	return r;
+}
+
 const struct job_ops job_unseal_ops = {.what = "unseal", .run = unseal_run};

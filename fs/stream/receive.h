@@ -32,6 +32,7 @@ struct receive_request {
 	int in_fd;   /* the stream; not owned, as the others */
 	int back_fd; /* answers to a sender that waits for them; -1: none */
 	int cut_fd;  /* at its end (POLLRDHUP): give up; -1: none */
+	bool *told;  /* set when it failed and the sender, who waits for answers, was told why; may be NULL */
 };
 
 /*
