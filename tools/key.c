@@ -30,7 +30,8 @@ static const struct cmd_option key_options[] = {
         {OPTION_NEW_KEY_FILE, "new-key-file", "FILE", "add: the secret that is added"},
         {OPTION_NEW_PASSPHRASE_FILE, "new-passphrase-file", "FILE",
                 "add: the passphrase that is added"},
-        {OPTION_WAIT, "wait", NULL, "rotate: until all images have moved; unlock: until all have opened"},
+        {OPTION_WAIT, "wait", NULL,
+                "rotate: until all images have moved; unlock: until all have opened"},
         {'j', "json", NULL, "print JSON"},
         {0},
 };
@@ -290,8 +291,8 @@ static int request_send(const struct key_action *action, const struct key_args *
 	struct errmsg em = {""};
 	json_t *json = NULL;
 
-	progress_begin(&progress, action->print == print_unlocked ? "opening" : "moving",
-	        PROGRESS_BYTES);
+	progress_begin(
+	        &progress, action->print == print_unlocked ? "opening" : "moving", PROGRESS_BYTES);
 	const int r = control_call(t->dir, request, progress_update, &progress, &json, &em);
 	progress_end(&progress);
 	if (r == -ENOTCONN)

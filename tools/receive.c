@@ -168,7 +168,8 @@ static int ask_daemon(const struct receive_call *c, const struct target *t,
 	json_decref(request);
 	if (r == -ECONNRESET && !c->abort)
 		errmsg_set(em, r,
-		        "the daemon ended without an answer (see its log); what it had saved of the "
+		        "the daemon ended without an answer (see its log); what it had saved of "
+		        "the "
 		        "stream stays: mount the datastore again, and send the stream again, or "
 		        "its rest (weir receive --list %s)",
 		        t->dir);

@@ -100,8 +100,8 @@ static int run_unlock(struct control_context *ctx, const struct control_request 
 	int r = with_secret(ctx, req, op_unlock, ret_json, em);
 
 	if (r == 0 && ctx->manager)
-		r = raw_opening(ctx->manager, req->name, req->wait, ctx->progress, ctx->arg,
-		        &opening, em);
+		r = raw_opening(
+		        ctx->manager, req->name, req->wait, ctx->progress, ctx->arg, &opening, em);
 	if (r < 0) {
 		json_decref(*ret_json);
 		*ret_json = NULL;

@@ -220,8 +220,7 @@ int vfs_rename(struct vfs *v, uint64_t dir, const char *name, uint64_t to_dir, c
 int vfs_rename_over(struct vfs *v, uint64_t dir, const char *name, uint64_t ino, uint64_t to_dir,
         const char *to_name, uint64_t to_ino)
 {
-	const struct rename what = {
-	        .name = name, .to_name = to_name, .ino = ino, .to_ino = to_ino};
+	const struct rename what = {.name = name, .to_name = to_name, .ino = ino, .to_ino = to_ino};
 
 	return rename_any(v, dir, to_dir, &what, 0);
 }

@@ -260,6 +260,21 @@ static void it_may_be_renamed_while_it_is_opened(void **state)
 	close(fd);
 }
 
+static void what_is_sealed_is_in_no_snapshot(void **state)
+{
+	const struct snapshot_request of_b = {.target = "b", .name = "x"};
+	struct errmsg em = {0};
+	json_t *json = NULL;
+
+	make_sealed();
+	const int fd = raw_sent("a", "s1", NULL);
+	received(fd, "b");
+	assert_int_equal(snapshots_create(m, &me, &of_b, &json, &em), -ENOKEY);
+	keep("", "all");
+	assert_int_equal(count_list("b"), 0);
+	close(fd);
+}
+
 /* With so many rows behind META. */
 static int with_rows(int fd, unsigned rows)
 {
@@ -276,8 +291,8 @@ static int with_rows(int fd, unsigned rows)
 		assert_int_equal(record_read(r, &rec, &em), 0);
 		assert_int_equal(record_write(w, &rec), 0);
 		for (unsigned i = 0; rec.type == STREAM_META && i < rows; i++) {
-			struct stream_record row = {.type = STREAM_ROW,
-			        .row = {STREAM_ROW_STATE, i + 1, {value, MIB}}};
+			struct stream_record row = {
+			        .type = STREAM_ROW, .row = {STREAM_ROW_STATE, i + 1, {value, MIB}}};
 			assert_int_equal(record_write(w, &row), 0);
 		}
 	} while (rec.type != STREAM_END);
@@ -316,6 +331,7 @@ int main(void)
 	        MANAGER_CASE(a_stream_may_be_cut_anywhere),
 	        MANAGER_CASE(a_forged_stream_is_found_when_it_is_opened),
 	        MANAGER_CASE(it_may_be_renamed_while_it_is_opened),
+	        MANAGER_CASE(what_is_sealed_is_in_no_snapshot),
 	        MANAGER_CASE(what_comes_before_content_is_bounded),
 	        MANAGER_CASE(what_is_not_encrypted_is_not_sent_raw),
 	};
