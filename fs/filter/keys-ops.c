@@ -96,12 +96,15 @@ static int run_create(struct control_context *ctx, const struct control_request 
 static int run_unlock(struct control_context *ctx, const struct control_request *req,
         json_t **ret_json, struct errmsg *em)
 {
-	unsigned opening = 0;
-	int r = with_secret(ctx, req, op_unlock, ret_json, em);
+	struct manager *m = ctx->manager;
+	unsigned before = 0, opening = 0; /* small ones may be open at once */
+	int r = m ? raw_opening(m, req->name, false, NULL, NULL, &before, em) : 0;
 
-	if (r == 0 && ctx->manager)
-		r = raw_opening(
-		        ctx->manager, req->name, req->wait, ctx->progress, ctx->arg, &opening, em);
+	if (r == 0)
+		r = with_secret(ctx, req, op_unlock, ret_json, em);
+	if (r == 0 && m)
+		r = raw_opening(m, req->name, req->wait, ctx->progress, ctx->arg, &opening, em);
+	opening = MAX(before, opening);
 	if (r < 0) {
 		json_decref(*ret_json);
 		*ret_json = NULL;

@@ -161,7 +161,8 @@ ok "unlocked, it is the image with its snapshots, and encrypted on disk"
 # Killed while it is being opened.
 kill_while_opening()
 {
-	weir key unlock mnt-c vms --key-file one.key >/dev/null
+	weir key unlock mnt-c vms --key-file one.key >out
+	[ -e first.out ] || cp out first.out
 	sleep "$1"
 	pid=$(weir status c --json | jq .pid)
 	kill -9 "$pid"
@@ -170,8 +171,8 @@ kill_while_opening()
 	mount_ds c mnt-c
 }
 for delay in 0.02 0.1 0.2; do kill_while_opening $delay; done
+says first.out "being opened in the background"
 run 0 "$WEIR" key unlock mnt-c vms --key-file one.key
-says out "being opened in the background"
 opened c
 run 0 "$WEIR" key unlock mnt-c vms --key-file one.key --wait
 says_not out "sealed"
