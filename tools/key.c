@@ -30,7 +30,8 @@ static const struct cmd_option key_options[] = {
         {OPTION_NEW_KEY_FILE, "new-key-file", "FILE", "add: the secret that is added"},
         {OPTION_NEW_PASSPHRASE_FILE, "new-passphrase-file", "FILE",
                 "add: the passphrase that is added"},
-        {OPTION_WAIT, "wait", NULL, "rotate: until all images have moved"},
+        {OPTION_WAIT, "wait", NULL,
+                "rotate: until all images have moved; unlock: until all have opened"},
         {'j', "json", NULL, "print JSON"},
         {0},
 };
@@ -70,10 +71,17 @@ static void print_created(const struct key_args *a, const json_t *json)
 
 static void print_unlocked(const struct key_args *a, const json_t *json)
 {
+	const uint64_t opening = json_u64(json, "opening");
 	char images[TEXT_LEN];
 
 	printf("unlocked key '%s': %s\n", a->name,
 	        text_count(images, json_u64(json, "images"), "image"));
+	if (opening && a->wait)
+		printf("%s received sealed: open\n", text_count(images, opening, "image"));
+	else if (opening)
+		printf("%s received sealed: being opened in the background (weir status %s; or "
+		       "--wait)\n",
+		        text_count(images, opening, "image"), a->target);
 }
 
 static void print_locked(const struct key_args *a, const json_t *json)
@@ -283,7 +291,8 @@ static int request_send(const struct key_action *action, const struct key_args *
 	struct errmsg em = {""};
 	json_t *json = NULL;
 
-	progress_begin(&progress, "moving", PROGRESS_BYTES);
+	progress_begin(
+	        &progress, action->print == print_unlocked ? "opening" : "moving", PROGRESS_BYTES);
 	const int r = control_call(t->dir, request, progress_update, &progress, &json, &em);
 	progress_end(&progress);
 	if (r == -ENOTCONN)
@@ -403,7 +412,8 @@ static int args_refuse(
 		return cmd_misused(cmd, "a key has at most %d secrets", SECRETS_MAX);
 	if (action && action->create && a->secrets[0].recovery)
 		return cmd_misused(cmd, "a key is not created with a recovery key");
-	if (a->wait && !(action && action->print == print_rotated))
+	if (a->wait &&
+	        !(action && (action->print == print_rotated || action->print == print_unlocked)))
 		return cmd_misused(cmd, "%s has nothing to wait for", name);
 	if (a->slot && (!*a->slot || strlen(a->slot) > 4 ||
 	                       strspn(a->slot, "0123456789") != strlen(a->slot)))

@@ -118,6 +118,7 @@ static bool can_answer(void)
 static int run_local(const struct receive_call *c, struct manager *m, struct progress *progress,
         json_t **ret_json, struct errmsg *em)
 {
+	bool told = false;
 	const struct receive_request rq = {
 	        .target = c->path,
 	        .force = c->force,
@@ -125,12 +126,15 @@ static int run_local(const struct receive_call *c, struct manager *m, struct pro
 	        .in_fd = STDIN_FILENO,
 	        .back_fd = can_answer() ? STDOUT_FILENO : -1,
 	        .cut_fd = -1,
+	        .told = &told,
 	};
 	const struct filter_caller who = {.uid = getuid(), .pid = getpid()};
 
 	if (c->abort)
 		return receive_abort(m, &who, c->path, ret_json, em);
-	return receive_run(m, &who, &rq, NULL, NULL, progress_update, progress, ret_json, em);
+	const int r =
+	        receive_run(m, &who, &rq, NULL, NULL, progress_update, progress, ret_json, em);
+	return r < 0 && told ? -EREMOTEIO : r;
 }
 
 static int ask_local(const struct receive_call *c, const struct target *t,
@@ -162,6 +166,13 @@ static int ask_daemon(const struct receive_call *c, const struct target *t,
 	        t->dir, request, c->abort ? NULL : &fds, progress_update, progress, ret_json, em);
 
 	json_decref(request);
+	if (r == -ECONNRESET && !c->abort)
+		errmsg_set(em, r,
+		        "the daemon ended without an answer (see its log); what it had saved of "
+		        "the "
+		        "stream stays: mount the datastore again, and send the stream again, or "
+		        "its rest (weir receive --list %s)",
+		        t->dir);
 	return r;
 }
 
@@ -181,6 +192,8 @@ static int receive_ask(const struct receive_call *c, const struct target *t, jso
 	progress_end(&progress);
 	if (r == 0)
 		return 0;
+	if (r == -EREMOTEIO) /* the sender says why: once is enough */
+		return WEIR_EXIT_FAILED;
 	return cmd_fail(WEIR_EXIT_FAILED, "%s", em.text[0] ? em.text : strerror(-r));
 }
 

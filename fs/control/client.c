@@ -111,12 +111,13 @@ static int call_receive(
 	while (r == 1) {
 		r = line_next(&lr, &line, &len);
 		if (r < 0)
-			errmsg_set(em, r, "the daemon ended without an answer (see its log)");
+			r = errmsg_set(em, r == -ENODATA ? -ECONNRESET : r,
+			        "the daemon ended without an answer (see its log)");
 		else
 			r = reply_take(line, len, progress, arg, ret_result, em);
 	}
 	line_reader_release(&lr);
-	return r == -ENODATA ? -ECONNRESET : r;
+	return r;
 }
 
 int control_call_fds(const char *dir, json_t *request, const struct control_fds *fds,

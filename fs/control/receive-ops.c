@@ -17,6 +17,7 @@ static int no_manager(struct errmsg *em)
 static int run_receive(struct control_context *ctx, const struct control_request *req,
         json_t **ret_json, struct errmsg *em)
 {
+	bool told = false;
 	const struct receive_request rq = {
 	        .target = req->target,
 	        .force = req->force,
@@ -24,14 +25,16 @@ static int run_receive(struct control_context *ctx, const struct control_request
 	        .in_fd = ctx->n_fds > 0 ? ctx->fds[0] : -1,
 	        .back_fd = ctx->n_fds > 1 ? ctx->fds[1] : -1,
 	        .cut_fd = ctx->cancel_fd,
+	        .told = &told,
 	};
 
 	if (!ctx->manager)
 		return no_manager(em);
 	if (rq.in_fd < 0)
 		return errmsg_set(em, -EBADMSG, "'receive' needs a descriptor of the stream");
-	return receive_run(ctx->manager, &ctx->who, &rq, ctx->invalidate, ctx->arg, ctx->progress,
-	        ctx->arg, ret_json, em);
+	const int r = receive_run(ctx->manager, &ctx->who, &rq, ctx->invalidate, ctx->arg,
+	        ctx->progress, ctx->arg, ret_json, em);
+	return r < 0 && told ? -EREMOTEIO : r; /* it is said at the other end */
 }
 
 static int run_list(struct control_context *ctx, const struct control_request *req,

@@ -177,8 +177,11 @@ bool jobs_again(struct jobs *jobs, uint64_t ino, uint64_t link)
 void jobs_kick(struct jobs *jobs)
 {
 	pthread_mutex_lock(&jobs->lock);
-	for (struct job *job = jobs->first; job; job = job->next)
+	for (struct job *job = jobs->first; job; job = job->next) {
 		job->retry_at_ns = 0;
+		job->error[0] = 0; /* who waits for it is to see how it goes now */
+		job->kicked = true;
+	}
 	pthread_cond_broadcast(&jobs->cond);
 	pthread_mutex_unlock(&jobs->lock);
 }
@@ -298,13 +301,13 @@ static void *jobs_main(void *arg)
 			wait_until(jobs, at_ns);
 			continue;
 		}
-		job->again = false;
+		job->again = job->kicked = false;
 		jobs->current = job;
 		pthread_mutex_unlock(&jobs->lock);
 		const int r = job_run(jobs, job, &em);
 		pthread_mutex_lock(&jobs->lock);
 		jobs->current = NULL;
-		if (r == -EINTR || job->again)
+		if (r == -EINTR || job->again || (r < 0 && job->kicked))
 			; /* the end, or there is more to do now */
 		else if (r < 0)
 			job_put_off(jobs, job, r, &em);

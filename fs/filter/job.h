@@ -38,6 +38,7 @@ struct job {
 	_Atomic uint64_t done, total; /* bytes; total 0: not known yet */
 	uint64_t retry_at_ns;
 	bool again;             /* it was asked for once more since it began to run */
+	bool kicked;            /* what it lacked may have come since it began to run */
 	char error[ERRMSG_LEN]; /* why it was put off; "" */
 };
 

@@ -8,6 +8,7 @@
 
 #include "fs/control/control.h"
 #include "fs/filter/keys-private.h"
+#include "fs/stream/raw-stream.h"
 #include "fs/filter/manager-private.h"
 
 static int keys_of(const struct control_context *ctx, struct keys **ret_k, struct errmsg *em)
@@ -95,7 +96,22 @@ static int run_create(struct control_context *ctx, const struct control_request 
 static int run_unlock(struct control_context *ctx, const struct control_request *req,
         json_t **ret_json, struct errmsg *em)
 {
-	return with_secret(ctx, req, op_unlock, ret_json, em);
+	struct manager *m = ctx->manager;
+	unsigned before = 0, opening = 0; /* small ones may be open at once */
+	int r = m ? raw_opening(m, req->name, false, NULL, NULL, &before, em) : 0;
+
+	if (r == 0)
+		r = with_secret(ctx, req, op_unlock, ret_json, em);
+	if (r == 0 && m)
+		r = raw_opening(m, req->name, req->wait, ctx->progress, ctx->arg, &opening, em);
+	opening = MAX(before, opening);
+	if (r < 0) {
+		json_decref(*ret_json);
+		*ret_json = NULL;
+	} else if (json_object_set_new(*ret_json, "opening", json_integer(opening)) < 0) {
+		r = -ENOMEM;
+	}
+	return r;
 }
 
 static int run_add(struct control_context *ctx, const struct control_request *req,

@@ -16,6 +16,7 @@
 #include "fs/control/text.h"
 #include "fs/filter/manager-private.h"
 #include "fs/snapshot/schedule.h"
+#include "fs/stream/receive.h"
 
 #define ROWS_COST 4096u /* bytes of overlay that a change of rows counts for */
 
@@ -197,6 +198,8 @@ int manager_start(struct manager *m, struct errmsg *em)
 
 	if (!r && !m->read_only)
 		r = schedules_start(m->schedules, em);
+	if (!r && !m->read_only)
+		receive_sweep(m);
 	return r;
 }
 

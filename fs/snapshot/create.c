@@ -21,6 +21,7 @@
 
 #include "base/clock.h"
 #include "fs/control/text.h"
+#include "fs/filter/sealed-flag.h"
 #include "fs/snapshot/private.h"
 #include "fs/snapshot/quiesce.h"
 #include "fs/snapshot/schedule.h"
@@ -92,6 +93,31 @@ static int by_number(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
+/* What was received sealed is ciphertext, and as a snapshot would look like an image: it is none yet. */
+static int drop_sealed(
+        struct ns *ns, const struct target *t, struct image_set *set, struct errmsg *em)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < set->n; i++) {
+		struct sealed_flag f = {0};
+		const int r = sealed_flag_get(ns, set->inos[i], &f);
+		sealed_flag_release(&f);
+		if (r == -ENOMEM)
+			return errmsg_set(em, r, "out of memory");
+		if (r == -ENOENT)
+			set->inos[n++] = set->inos[i];
+	}
+	if (n == 0 && set->n > 0)
+		return errmsg_set(em, -ENOKEY,
+		        "'%s' was received sealed: it becomes an image with snapshots once its key "
+		        "is "
+		        "unlocked (weir key unlock)",
+		        *t->path ? t->path : "/");
+	set->n = n;
+	return 0;
+}
+
 static int set_fill(struct ns *ns, const struct target *t, struct image_set *set, struct errmsg *em)
 {
 	int r;
@@ -107,8 +133,9 @@ static int set_fill(struct ns *ns, const struct target *t, struct image_set *set
 	if (set->n == 0)
 		return errmsg_set(
 		        em, -ENOENT, "there is no image in '%s'", *t->path ? t->path : "/");
+	r = drop_sealed(ns, t, set, em);
 	qsort(set->inos, set->n, sizeof(*set->inos), by_number);
-	return 0;
+	return r;
 }
 
 /* --- may it be --- */

@@ -201,6 +201,8 @@ static int head_out(struct converting *cv, struct stream_record *rec)
 	cv->begin = rec->begin;
 	cv->end = ROUND_UP(rec->begin.size, (uint64_t)CHUNK_SIZE);
 	cv->begun = true;
+	if (cv->c->total)
+		*cv->c->total = cv->end;
 	return rec->begin.size <= IMAGE_SIZE_MAX ? record_out(cv, rec) : -EUCLEAN;
 }
 

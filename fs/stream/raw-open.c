@@ -26,7 +26,9 @@
 #include "fs/stream/raw-private.h"
 #include "fs/stream/receive-private.h"
 
-#define OPENING ".opening"
+#define OPENING      ".opening"
+#define NAME_TRIES   10u
+#define NAME_WAIT_NS 2000000 /* below a second */
 
 struct opening {
 	struct manager *m;
@@ -65,10 +67,28 @@ static int key_get(struct opening *op)
 
 /* --- where --- */
 
+/*
+ * The path, as rows tell: in the middle of a rename they may tell of none.  -ENOENT: it has none any more.
+ */
+static int path_get(struct opening *op)
+{
+	const struct timespec pause = {.tv_nsec = NAME_WAIT_NS};
+	int r = -ENOENT;
+
+	for (unsigned i = 0; r == -ENOENT && i < NAME_TRIES; i++) {
+		if (i > 0)
+			nanosleep(&pause, NULL);
+		if (job_is_void(op->m, op->job))
+			return -ENOENT;
+		r = ns_path_of(op->m->ds->ns, op->h.ino, op->path, sizeof(op->path));
+	}
+	return r == -ENOENT ? -EAGAIN : r;
+}
+
 static int place_get(struct opening *op)
 {
 	struct ns *ns = op->m->ds->ns;
-	int r = ns_path_of(ns, op->h.ino, op->path, sizeof(op->path));
+	int r = path_get(op);
 
 	if (r < 0)
 		return r;
@@ -186,6 +206,7 @@ static int stream_open(struct opening *op, size_t first, size_t end)
 	                .crypto = op->crypto,
 	                .stopped = producing_stopped,
 	                .done = &op->job->done,
+	                .total = &op->job->total,
 	                .arg = op->m},
 	};
 	int fds[2];
@@ -220,10 +241,29 @@ static int streams_open(struct opening *op)
 
 /* --- in its place --- */
 
-static void kernel_forget(struct opening *op)
+/* The holder may have been renamed meanwhile, and another file may have the name that it had. */
+static int take_name(struct opening *op)
 {
-	manager_invalidate(op->m, op->dir, op->name);
-	manager_invalidate(op->m, op->dir, op->to_name);
+	struct ns *ns = op->m->ds->ns;
+	const uint64_t dir = op->dir;
+	char to_name[NS_NAME_MAX + 1];
+	uint64_t ino;
+	uint32_t mode;
+	int r = ns_name_get(ns, dir, op->to_name, &ino, &mode);
+
+	memcpy(to_name, op->to_name, sizeof(to_name));
+	for (unsigned i = 0; r == 0 && i < NAME_TRIES; i++) {
+		r = place_get(op);
+		if (r == 0)
+			r = vfs_rename_over(
+			        op->m->vfs, dir, to_name, ino, op->dir, op->name, op->h.ino);
+		if (r != -ESTALE)
+			break;
+		r = i + 1 < NAME_TRIES ? 0 : r;
+	}
+	if (r == 0)
+		manager_invalidate(op->m, dir, to_name);
+	return r;
 }
 
 static int renamed(struct opening *op)
@@ -232,12 +272,12 @@ static int renamed(struct opening *op)
 	int r = store_sync(m->ds->store);
 
 	if (r == 0)
-		r = vfs_rename(m->vfs, op->dir, op->to_name, op->dir, op->name, 0);
+		r = take_name(op);
 	if (r == 0)
 		r = vfs_fsyncdir(m->vfs);
 	if (r < 0)
 		return errmsg_set(op->em, r, "cannot put it in place: %s", strerror(-r));
-	kernel_forget(op);
+	manager_invalidate(m, op->dir, op->name);
 	log_note("'%s', which was received sealed, is open with key '%s'", op->path, op->key);
 	return 0;
 }
@@ -286,6 +326,55 @@ static int unseal_run(struct manager *m, struct job *job, struct errmsg *em)
 	if (op.crypto)
 		keyring_put(m->ds->keyring, op.crypto);
 	return r == -ENOENT && !em->text[0] ? 0 : r;
+}
+
+/* --- who unlocks a key --- */
+
+struct opened_by {
+	struct manager *m;
+	const char *key;
+	struct job *jobs; /* owned; ino and link of each */
+	size_t n;
+};
+
+static int job_of_key(void *arg, uint64_t owner, uint64_t id, const void *value, size_t len)
+{
+	struct opened_by *ob = arg;
+	struct job job = {.ino = owner, .link = id};
+	struct sealed_flag flag;
+	char name[RAW_NAME_MAX + 1];
+
+	if (job_decode(value, len, &job) < 0 || job.what != JOB_UNSEAL || job_is_void(ob->m, &job))
+		return 0;
+	const int r = sealed_flag_get(ob->m->ds->ns, owner, &flag);
+	if (r < 0)
+		return r == -ENOMEM ? r : 0;
+	const bool ours = keys_name_of(ob->m, flag.domain, name) == 0 && !strcmp(name, ob->key);
+	sealed_flag_release(&flag);
+	if (!ours)
+		return 0;
+	struct job *jobs = reallocarray(ob->jobs, ob->n + 1, sizeof(*jobs));
+	if (!jobs)
+		return -ENOMEM;
+	ob->jobs = jobs;
+	memcpy(&jobs[ob->n++], &job, sizeof(job));
+	return 0;
+}
+
+int raw_opening(struct manager *m, const char *key, bool wait, gc_progress_fn *progress, void *arg,
+        unsigned *ret_n, struct errmsg *em)
+{
+	struct opened_by ob = {.m = m, .key = key};
+	int r = ns_record_each_owner(m->ds->ns, RECORD_JOB, job_of_key, &ob);
+
+	if (r < 0)
+		errmsg_set(em, r, "cannot read the jobs: %s", strerror(-r));
+	for (size_t i = 0; r == 0 && wait && i < ob.n; i++)
+		r = jobs_wait(m->jobs, ob.jobs[i].ino, ob.jobs[i].link, progress, arg, em);
+	free(ob.jobs);
+	if (r == 0)
+		*ret_n = (unsigned)ob.n;
+	return r;
 }
 
 const struct job_ops job_unseal_ops = {.what = "unseal", .run = unseal_run};

@@ -81,7 +81,7 @@ struct raw_convert {
 	const struct crypto_domain *crypto;
 	struct record_writer *out;
 	bool (*stopped)(void *arg);
-	_Atomic uint64_t *done; /* bytes of the image, for progress; may be NULL */
+	_Atomic uint64_t *done, *total; /* bytes of the image, for progress; may be NULL */
 	void *arg;
 };
 /* All of an ordinary stream, END included.  em where r alone does not say enough. */

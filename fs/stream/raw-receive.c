@@ -28,7 +28,7 @@
 #include "fs/vfs/restore.h"
 
 #define PUT_BYTES  (1u << 20)  /* gathered before it is written */
-#define HEAD_BYTES (16u << 20) /* before the key: META and rows */
+#define HEAD_BYTES (16u << 20) /* in memory, before content: META, rows, the key */
 
 struct raw_receiver {
 	struct manager *m;
@@ -86,7 +86,7 @@ static int enter(struct raw_receiver *rr)
 	int r = raw_claim(rr->m, rr->h.ino);
 
 	if (r == -EBUSY)
-		return errmsg_set(rr->em, r, "it is being received, or opened, already");
+		return errmsg_set(rr->em, r, "it is being received, or opened, now (weir status)");
 	if (r < 0)
 		return errmsg_set(rr->em, r, "too many streams are being received already");
 	r = vfs_entry_get(rr->m->vfs, rr->h.ino, &entry);
@@ -139,8 +139,8 @@ static int keep(struct raw_receiver *rr, struct stream_record *rec)
 	for (int i = 0; r == 0 && i < n; i++)
 		if (!bytes_append(&rr->buf, iov[i].iov_base, iov[i].iov_len))
 			r = -ENOMEM;
-	if (r == 0 && !rr->h.ino && rr->buf.len > HEAD_BYTES)
-		return errmsg_set(rr->em, -EFBIG, "what it says before its key is too large");
+	if (r == 0 && !rr->at.begun && rr->buf.len > HEAD_BYTES)
+		return errmsg_set(rr->em, -EFBIG, "what it says before its content is too large");
 	return r == 0 && rr->at.begun && rr->buf.len >= PUT_BYTES ? put(rr) : r;
 }
 
@@ -196,6 +196,12 @@ static int split(struct raw_receiver *rr)
 	return 0;
 }
 
+static int parts_full(struct raw_receiver *rr)
+{
+	return errmsg_set(rr->em, -E2BIG,
+	        "it has too many updates, or was cut too often: remove it and send it whole");
+}
+
 /* What a crash left behind the last part becomes a part, in memory: the flag is put with the next. */
 static int tail_take(struct raw_receiver *rr)
 {
@@ -209,8 +215,7 @@ static int tail_take(struct raw_receiver *rr)
 	if (r < 0 || tail.len == 0)
 		return r;
 	if (f->n == SEALED_PARTS_MAX)
-		return errmsg_set(
-		        rr->em, -E2BIG, "it was cut too often: remove it and send it whole");
+		return parts_full(rr);
 	struct sealed_part *parts = reallocarray(f->parts, f->n + 1, sizeof(*parts));
 	if (!parts)
 		return -ENOMEM;
@@ -260,6 +265,8 @@ static int found_check(struct raw_receiver *rr)
 
 	if (r < 0)
 		return r;
+	if (f->n >= SEALED_PARTS_MAX) /* or nothing could be noted at the end */
+		return parts_full(rr);
 	const size_t first = cut_first(f);
 	if (f->n > first && !same_stream(&f->parts[first], rr->rq->begin))
 		return errmsg_set(rr->em, -EEXIST,
@@ -396,12 +403,31 @@ static int meta_take(struct raw_receiver *rr, const struct stream_bytes *meta)
 	return r == 0 && rr->rq->hello ? rr->rq->hello(rr->rq->arg, rr->em) : r;
 }
 
-/* The same stream from its beginning, although part of it is there: that goes. */
+static int flag_save(struct raw_receiver *rr)
+{
+	struct manager *m = rr->m;
+	struct errmsg em;
+	int r = rows_begin_anyway(m, &em);
+
+	if (r < 0)
+		return r;
+	r = sealed_flag_put(m->ds->ns, rr->h.ino, &rr->h.flag);
+	rows_end(m);
+	return r == 0 ? rows_flush(m) : r;
+}
+
+/*
+ * The same stream from its beginning, although part of it is there: that goes.  First from the flag: what is put
+ * over it is not what a part says.
+ */
 static int begin_anew(struct raw_receiver *rr)
 {
 	struct sealed_flag *f = &rr->h.flag;
 
 	f->n = cut_first(f);
+	const int r = flag_save(rr);
+	if (r < 0)
+		return r;
 	rr->begin = rr->off = sealed_flag_bytes(f);
 	rr->was_cut = false;
 	const struct raw_key key = rr->at.key;

@@ -41,6 +41,13 @@ int raw_receive(struct manager *m, const struct filter_caller *who,
         struct errmsg *em) MUST_CHECK;
 
 /*
+ * Images that were received sealed and open now, with the named key that was unlocked; wait: until they have.
+ * -ESHUTDOWN; the error of one that does not open.
+ */
+int raw_opening(struct manager *m, const char *key, bool wait, gc_progress_fn *progress, void *arg,
+        unsigned *ret_n, struct errmsg *em) MUST_CHECK;
+
+/*
  * What is kept sealed: [{target, key (its name at the sender), domain, key_there, bytes, snapshots: [{name, whole, bytes}], token (of what was
  * cut, else null)}].  Without a daemon, too.
  */

@@ -264,7 +264,10 @@ static int apply_incremental(struct applying *ap, struct errmsg *em)
 	int r = manifest_load(rc->m->ds->ns, rc->place.image, &ap->mf, em);
 
 	if (r == 0)
-		r = state_load(rc->m->ds->ns, rc->st.rec.ino, &ap->state);
+		r = filters_same_still(rc, ap->mf, em);
+	if (r < 0)
+		return r;
+	r = state_load(rc->m->ds->ns, rc->st.rec.ino, &ap->state);
 	if (r == 0)
 		r = vfs_open(v, rc->place.image, &ap->file);
 	if (r < 0)

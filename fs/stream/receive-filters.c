@@ -290,6 +290,22 @@ static int plan_incremental(struct receiver *rc, struct owned_rows *rows, struct
 	             : 0;
 }
 
+int filters_same_still(struct receiver *rc, const struct manifest *now, struct errmsg *em)
+{
+	CLEANUP(manifest_freep) struct manifest *then = NULL;
+	unsigned at_now = 0, at_then = 0;
+	const struct stack_item *a, *b;
+	int r = manifest_load(rc->m->ds->ns, rc->st.rec.ino, &then, em);
+
+	while (r == 0 && ((a = next_item(now, &at_now)), (b = next_item(then, &at_then)), a || b))
+		if (!a || !b || a->link != b->link || !same_item(a, b))
+			r = errmsg_set(em, -EINVAL,
+			        "filter '%.32s', which the data of '%s' depends on, came or went "
+			        "while the stream came (weir receive --abort, and send it again)",
+			        a ? a->type_name : b->type_name, rc->place.path);
+	return r;
+}
+
 int filters_plan(struct receiver *rc, struct owned_rows *ret_rows, struct errmsg *em)
 {
 	struct owned_rows rows = {0};

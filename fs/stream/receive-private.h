@@ -134,6 +134,12 @@ int place_snapshot(struct datastore *ds, uint64_t ino, const uint8_t guid[STREAM
 int filters_row(struct receiver *rc, const struct stream_row *row, struct errmsg *em) MUST_CHECK;
 /* The rows that the hidden image is to have. */
 int filters_plan(struct receiver *rc, struct owned_rows *ret_rows, struct errmsg *em) MUST_CHECK;
+/*
+ * Are the filters of an updated image that data depends on those that it had when the stream began?  now: what it
+ * has.  With manager.lock held.
+ */
+int filters_same_still(
+        struct receiver *rc, const struct manifest *now, struct errmsg *em) MUST_CHECK;
 /* Data depends on it, and it sees requests: it comes with the stream. */
 bool filters_depends(const struct stack_item *item);
 

@@ -130,6 +130,7 @@ static int find_locked(struct receiver *rc, struct errmsg *em)
 
 int staging_find(struct receiver *rc, struct errmsg *em)
 {
+	receive_sweep(rc->m);
 	pthread_mutex_lock(&rc->m->lock);
 	const int r = find_locked(rc, em);
 	pthread_mutex_unlock(&rc->m->lock);
@@ -311,4 +312,55 @@ int staging_remove(struct manager *m, uint64_t ino)
 	if (r == 0 && known == 0 && policy.domain) /* its key may have been rotated meanwhile */
 		keys_domain_left(m, policy.domain);
 	return r;
+}
+
+/* --- for what is gone --- */
+
+#define SWEEP_MAX 64u /* at a time */
+
+struct sweep {
+	struct manager *m;
+	uint64_t inos[SWEEP_MAX];
+	unsigned n;
+};
+
+/* The image that it is to update, or the directory that it was to appear in, was removed: nothing can become of it. */
+static int sweep_note(void *arg, const struct receive_record *rec)
+{
+	struct sweep *sw = arg;
+	struct ns_inode inode;
+	const int r = ns_inode_get(sw->m->ds->ns, rec->image ? rec->image : rec->dir, &inode);
+	const bool gone = r == -ENOENT || (r == 0 && inode.nlink == 0);
+
+	if (gone && sw->n < SWEEP_MAX && !staging_active(sw->m, rec->ino))
+		sw->inos[sw->n++] = rec->ino;
+	return 0;
+}
+
+/* With manager.lock: none begins meanwhile. */
+static int sweep_locked(struct manager *m, unsigned *ret_n)
+{
+	struct sweep sw = {.m = m};
+	int r = receive_records_each(m->ds->ns, sweep_note, &sw);
+
+	for (unsigned i = 0; r == 0 && i < sw.n; i++)
+		r = staging_remove(m, sw.inos[i]);
+	*ret_n = sw.n;
+	return r;
+}
+
+void receive_sweep(struct manager *m)
+{
+	unsigned n = 0;
+
+	pthread_mutex_lock(&m->lock);
+	const int r = sweep_locked(m, &n);
+	pthread_mutex_unlock(&m->lock);
+	if (r < 0)
+		log_warn("receive: what came for images that are gone stays for now: %s",
+		        strerror(-r));
+	else if (n > 0)
+		log_note("receive: removed what had come of %u streams for images or directories "
+		         "that are gone",
+		        n);
 }

@@ -231,8 +231,13 @@ static void answer_error(struct receiver *rc, const struct errmsg *why)
 	};
 	struct errmsg em = {0};
 
-	if (receive_answer(rc, &rec, &em) < 0)
+	const bool waits = rc->writer && !rc->answered && rc->begin.flags & STREAM_TALK;
+	const int r = receive_answer(rc, &rec, &em);
+
+	if (r < 0)
 		log_trace("receive: %s", em.text);
+	if (rc->rq->told)
+		*rc->rq->told = waits && r == 0;
 }
 
 /* What there is stays, and how to go on with it is said. */

@@ -32,6 +32,7 @@ struct receive_request {
 	int in_fd;   /* the stream; not owned, as the others */
 	int back_fd; /* answers to a sender that waits for them; -1: none */
 	int cut_fd;  /* at its end (POLLRDHUP): give up; -1: none */
+	bool *told; /* set when it failed and the sender, who waits for answers, was told why; may be NULL */
 };
 
 /*
@@ -53,6 +54,11 @@ int receive_list(
 /* Removes what was received for a target so far.  -ENOENT; -EBUSY: it is under way.  {target, removed}. */
 int receive_abort(struct manager *m, const struct filter_caller *who, const char *target,
         json_t **ret_json, struct errmsg *em) MUST_CHECK;
+/*
+ * Removes what came in part for images and directories that are gone by now: at the beginning, and when another
+ * stream comes.
+ */
+void receive_sweep(struct manager *m);
 /* Hidden images and what they hold as of the last commit: for statistics. */
 struct receive_totals {
 	uint64_t images, size_bytes, allocated_bytes;

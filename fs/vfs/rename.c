@@ -18,6 +18,7 @@ struct rename {
 	struct vnode *dir, *to_dir; /* referenced; may be the same */
 	const char *name, *to_name;
 	struct vnode *vn, *target; /* referenced; target may be NULL */
+	uint64_t ino, to_ino;      /* what the names must be of; 0: of anything */
 };
 
 static void rename_release(struct vfs *v, struct rename *rn)
@@ -44,6 +45,9 @@ static int rename_resolve(struct vfs *v, uint64_t dir, uint64_t to_dir, struct r
 
 static int rename_check(struct vfs *v, const struct rename *rn, unsigned flags)
 {
+	if ((rn->ino && rn->vn->ino != rn->ino) ||
+	        (rn->to_ino && (!rn->target || rn->target->ino != rn->to_ino)))
+		return -ESTALE;
 	if (flags & RENAME_EXCHANGE)
 		return rn->target ? 0 : -ENOENT;
 	if (!rn->target)
@@ -178,13 +182,12 @@ static int rename_try(
 	return r;
 }
 
-int vfs_rename(struct vfs *v, uint64_t dir, const char *name, uint64_t to_dir, const char *to_name,
-        unsigned flags)
+static int rename_any(
+        struct vfs *v, uint64_t dir, uint64_t to_dir, const struct rename *what, unsigned flags)
 {
+	const char *name = what->name, *to_name = what->to_name;
 	int r = name_check(name);
 
-	if (flags != 0 && flags != RENAME_NOREPLACE && flags != RENAME_EXCHANGE)
-		return -EINVAL;
 	if (!r)
 		r = name_check(to_name);
 	if (!r)
@@ -197,9 +200,27 @@ int vfs_rename(struct vfs *v, uint64_t dir, const char *name, uint64_t to_dir, c
 		return r;
 	r = -EAGAIN;
 	for (unsigned i = 0; i < HOLD_TRIES && r == -EAGAIN; i++) {
-		struct rename rn = {.name = name, .to_name = to_name};
+		struct rename rn = *what;
 		r = rename_try(v, dir, to_dir, &rn, flags);
 		rename_release(v, &rn); /* may remove the file that was replaced */
 	}
 	return r;
+}
+
+int vfs_rename(struct vfs *v, uint64_t dir, const char *name, uint64_t to_dir, const char *to_name,
+        unsigned flags)
+{
+	const struct rename what = {.name = name, .to_name = to_name};
+
+	if (flags != 0 && flags != RENAME_NOREPLACE && flags != RENAME_EXCHANGE)
+		return -EINVAL;
+	return rename_any(v, dir, to_dir, &what, flags);
+}
+
+int vfs_rename_over(struct vfs *v, uint64_t dir, const char *name, uint64_t ino, uint64_t to_dir,
+        const char *to_name, uint64_t to_ino)
+{
+	const struct rename what = {.name = name, .to_name = to_name, .ino = ino, .to_ino = to_ino};
+
+	return rename_any(v, dir, to_dir, &what, 0);
 }

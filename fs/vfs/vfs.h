@@ -101,6 +101,9 @@ int vfs_rmdir(struct vfs *v, uint64_t dir, const char *name) MUST_CHECK;
  */
 int vfs_rename(struct vfs *v, uint64_t dir, const char *name, uint64_t to_dir, const char *to_name,
         unsigned flags) MUST_CHECK;
+/* The file ino takes the name of to_ino.  -ESTALE: one of the names is of another file by now. */
+int vfs_rename_over(struct vfs *v, uint64_t dir, const char *name, uint64_t ino, uint64_t to_dir,
+        const char *to_name, uint64_t to_ino) MUST_CHECK;
 int vfs_readlink(struct vfs *v, uint64_t ino, char *buf, size_t cap) MUST_CHECK; /* terminated */
 
 /* --- directories --- */

@@ -158,7 +158,7 @@ int raw_piece_decode(const uint8_t *data, size_t len, struct raw_piece *ret_piec
 	p.len = len - RAW_SEGMENT_HEAD;
 	if (get_u32(data + 20) || p.id < 1 || p.id > SEGMENT_ID_MAX ||
 	        p.total > SEGMENT_FRAMES_END_MAX - SEGMENT_HEADER_LEN || p.off > p.total ||
-	        p.len > p.total - p.off)
+	        p.len > p.total - p.off || (p.len < RAW_PIECE_MIN && p.len < p.total - p.off))
 		return -EUCLEAN;
 	*ret_piece = p;
 	return 0;
@@ -279,7 +279,9 @@ int raw_progress_take(struct raw_progress *p, unsigned type, const uint8_t *data
 
 int raw_progress_end(const struct raw_progress *p)
 {
-	return p->has_key && p->segment_have == p->segment_total ? 0 : -EUCLEAN;
+	const bool lacks_from = !p->begun && (p->leaf_end || p->in_segments);
+
+	return p->has_key && !lacks_from && p->segment_have == p->segment_total ? 0 : -EUCLEAN;
 }
 
 /* --- tokens --- */

@@ -27,7 +27,8 @@ enum raw_type {
 
 #define RAW_NAME_MAX     64u
 #define RAW_SLOTS_MAX    16u
-#define RAW_PIECE_MAX    (1u << 20)   /* bytes of a segment in one record */
+#define RAW_PIECE_MIN    (64u << 10)  /* bytes of a segment in one record, but the last, */
+#define RAW_PIECE_MAX    (1u << 20)   /* so that who opens it can keep where they are in memory */
 #define RAW_MAP_MAX      (256u << 10) /* a record of items is sent once it is so long */
 #define RAW_SEGMENT_HEAD 24u
 #define RAW_ITEM_HEAD    20u

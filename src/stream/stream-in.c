@@ -92,13 +92,18 @@ size_t stream_in_room(struct stream_in *in, uint8_t **ret_buf)
 
 int stream_in_ended(const struct stream_in *in, struct errmsg *em)
 {
+	uint8_t magic[STREAM_PROLOGUE_LEN];
+
 	if (in->state == COMPLETE)
 		return 0;
 	if (in->failed)
 		return in->failed;
+	prologue_put(in->kind, magic);
 	if (in->kind == STREAM_ANSWERS)
 		return errmsg_set(em, -ENODATA, "the receiver ended without %s",
 		        in->bytes ? "saying that it is done" : "an answer");
+	if (in->bytes && in->bytes < sizeof(magic) && memcmp(in->head, magic, in->bytes))
+		return errmsg_set(em, -EUCLEAN, "it is no stream of weir send");
 	return errmsg_set(em, -ENODATA,
 	        in->bytes ? "the stream was cut off after %llu bytes" : "the stream is empty",
 	        (unsigned long long)in->bytes);
@@ -256,7 +261,7 @@ static bool forward_take(struct stream_in *in, const struct stream_record *rec)
 		return true;
 	}
 	if (type_is_opaque(rec->type))
-		return in->flags & STREAM_RAW;
+		return in->flags & STREAM_RAW && in->state == WANT_BODY;
 	return in->state == WANT_BODY ? body_take(in, rec) : head_take(in, rec);
 }
 

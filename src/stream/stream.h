@@ -59,7 +59,7 @@ enum stream_type {
 	STREAM_POS = 9,
 	STREAM_END = 10,
 	STREAM_ABORT = 11,
-	/* Of streams with STREAM_RAW: their payload is not looked at here; after BEGIN, anywhere. */
+	/* Of streams with STREAM_RAW: their payload is not looked at here; behind START. */
 	STREAM_OPAQUE_FIRST = 32,
 	STREAM_OPAQUE_LAST = 47,
 	/* answers */

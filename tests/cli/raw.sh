@@ -137,8 +137,8 @@ ok "what is kept sealed is sent on sealed"
 
 # With the key it becomes what it was.
 refused 8 "does not open key 'vms'" "$WEIR" key unlock mnt-b vms --key-file <(head -c 32 /dev/urandom) || true
-run 0 "$WEIR" key unlock mnt-b vms --key-file one.key
-opened b
+run 0 "$WEIR" key unlock mnt-b vms --key-file one.key --wait
+says out "1 image received sealed: open"
 cmp mnt-b/a.raw second || fail "the image is not what was sent"
 cmp mnt-b/.weir/snapshots/s1/a.raw first || fail "the first snapshot is not what was sent"
 cmp mnt-b/.weir/snapshots/s2/a.raw second || fail "the second snapshot is not what was sent"
@@ -161,7 +161,8 @@ ok "unlocked, it is the image with its snapshots, and encrypted on disk"
 # Killed while it is being opened.
 kill_while_opening()
 {
-	weir key unlock mnt-c vms --key-file one.key >/dev/null
+	weir key unlock mnt-c vms --key-file one.key >out
+	[ -e first.out ] || cp out first.out
 	sleep "$1"
 	pid=$(weir status c --json | jq .pid)
 	kill -9 "$pid"
@@ -170,8 +171,11 @@ kill_while_opening()
 	mount_ds c mnt-c
 }
 for delay in 0.02 0.1 0.2; do kill_while_opening $delay; done
+says first.out "being opened in the background"
 run 0 "$WEIR" key unlock mnt-c vms --key-file one.key
 opened c
+run 0 "$WEIR" key unlock mnt-c vms --key-file one.key --wait
+says_not out "sealed"
 cmp mnt-c/a.raw second && cmp mnt-c/.weir/snapshots/s1/a.raw first || fail "differs after crashes"
 receive 0 s3.stream mnt-c/third.raw
 run 0 "$WEIR" key unlock mnt-c vms-2 --key-file one.key # the same secret; sealed in another datastore

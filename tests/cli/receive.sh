@@ -45,6 +45,9 @@ sent one s/a.raw@one
 sent two s/a.raw@two --from one
 size=$(stat -c %s one)
 
+echo hello >part
+refused 8 "it is no stream of weir send" "$WEIR" receive d/a.raw <part
+
 # --- seen only when complete ---
 before=$(stat -c %Y d)
 head -c $((size - 10)) one >part
@@ -166,6 +169,7 @@ for round in 1 2 3; do
 	kill -9 "$daemon"
 	wait_gone "$daemon"
 	wait "$client" && fail "received what was not sent"
+	says client.err "what it had saved of the stream stays"
 	end_feeder
 	umount -l d 2>/dev/null || fusermount3 -uz d
 	mount_ds dst d

@@ -101,7 +101,9 @@ mount_ds empty e
 run 0 timeout 60 "$WEIR" send s/a.raw@two --to "$WEIR receive e/a.raw" --json
 cmp two.copy e/a.raw || fail "what an empty receiver was sent differs"
 [ "$(jq .had_bytes out)" -lt $((1 << 20)) ] || fail "an empty receiver had $(jq .had_bytes out)"
-refused 8 "the receiver says:" "$WEIR" send s/a.raw@two --to "$WEIR receive e/a.raw 2>/dev/null"
+refused 8 "the receiver says:" "$WEIR" send s/a.raw@two --to "$WEIR receive e/a.raw" # once
+new_datastore unmounted
+refused 8 "the receiver says:" "$WEIR" send s/a.raw@two --from one --to "$WEIR receive unmounted --image a.raw"
 ok "a receiver is asked, and says what it has"
 
 # --- cut, and resumed ---

@@ -235,12 +235,104 @@ static void what_is_not_encrypted_is_not_sent_raw(void **state)
 	assert_non_null(strstr(em.text, "send it without --raw"));
 }
 
+/* Whoever renames the holder gets the image under that name, and what has its name by then stays. */
+static void it_may_be_renamed_while_it_is_opened(void **state)
+{
+	char byte = 0;
+	struct vnode *f;
+
+	make_sealed();
+	const int fd = raw_sent("a", "s1", NULL);
+
+	received(fd, "b");
+	unlock();
+	assert_int_equal(vfs_rename(vfs, TOP, "b", TOP, "c", 0), 0);
+	f = create("b", NULL);
+	fill(f, 0, 5000, 'n');
+	vfs_release(vfs, f);
+	opened();
+	assert_int_equal(vfs_open(vfs, ino_of(TOP, "b"), &f), 0);
+	assert_int_equal(get(f, 4999, &byte, 1), 1);
+	assert_int_equal(byte, 'n');
+	vfs_release(vfs, f);
+	assert_int_equal(try_open("c"), 0);
+	assert_int_equal(count_list("c"), 1);
+	close(fd);
+}
+
+static void what_is_sealed_is_in_no_snapshot(void **state)
+{
+	const struct snapshot_request of_b = {.target = "b", .name = "x"};
+	struct errmsg em = {0};
+	json_t *json = NULL;
+
+	make_sealed();
+	const int fd = raw_sent("a", "s1", NULL);
+	received(fd, "b");
+	assert_int_equal(snapshots_create(m, &me, &of_b, &json, &em), -ENOKEY);
+	keep("", "all");
+	assert_int_equal(count_list("b"), 0);
+	close(fd);
+}
+
+/* With so many rows behind META. */
+static int with_rows(int fd, unsigned rows)
+{
+	const int to = memfd_create("rows", MFD_CLOEXEC);
+	uint8_t *value = calloc(1, MIB);
+	struct record_writer *w;
+	struct record_reader *r;
+	struct stream_record rec;
+	struct errmsg em;
+
+	assert_int_equal(record_writer_new(STREAM_FORWARD, to, -1, &w), 0);
+	assert_int_equal(record_reader_new(STREAM_FORWARD, fd, -1, &r), 0);
+	do {
+		assert_int_equal(record_read(r, &rec, &em), 0);
+		assert_int_equal(record_write(w, &rec), 0);
+		for (unsigned i = 0; rec.type == STREAM_META && i < rows; i++) {
+			struct stream_record row = {
+			        .type = STREAM_ROW, .row = {STREAM_ROW_STATE, i + 1, {value, MIB}}};
+			assert_int_equal(record_write(w, &row), 0);
+		}
+	} while (rec.type != STREAM_END);
+	assert_int_equal(record_flush(w), 0);
+	record_writer_free(w);
+	record_reader_free(r);
+	free(value);
+	lseek(fd, 0, SEEK_SET);
+	lseek(to, 0, SEEK_SET);
+	return to;
+}
+
+static void what_comes_before_content_is_bounded(void **state)
+{
+	make_sealed();
+	const int s1 = raw_sent("a", "s1", NULL), s2 = raw_sent("a", "s2", "s1");
+	const int large1 = with_rows(s1, 20), large2 = with_rows(s2, 20);
+
+	assert_int_equal(receive(large1, "b"), -EFBIG);
+	received(s1, "b");
+	assert_int_equal(receive(large2, "b"), -EFBIG);
+	received(s2, "b");
+	unlock();
+	opened();
+	same_files("a", "b");
+	close(s1);
+	close(s2);
+	close(large1);
+	close(large2);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        MANAGER_CASE(what_is_sent_without_the_key_opens_with_it),
 	        MANAGER_CASE(a_stream_may_be_cut_anywhere),
 	        MANAGER_CASE(a_forged_stream_is_found_when_it_is_opened),
+	        MANAGER_CASE(it_may_be_renamed_while_it_is_opened),
+	        MANAGER_CASE(what_is_sealed_is_in_no_snapshot),
+	        MANAGER_CASE(what_comes_before_content_is_bounded),
 	        MANAGER_CASE(what_is_not_encrypted_is_not_sent_raw),
 	};
 

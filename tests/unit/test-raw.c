@@ -77,6 +77,8 @@ static int take_leaf(struct raw_progress *p, uint32_t at, uint32_t domain)
 	return take_item(p, &it);
 }
 
+#define KIB 1024u
+
 static int take_piece(
         struct raw_progress *p, uint64_t id, uint32_t off, uint32_t len, uint32_t total)
 {
@@ -111,13 +113,14 @@ static void a_stream_goes_key_map_segments(void **state)
 	assert_int_equal(take_leaf(&p, 1, 8), -EUCLEAN);
 	assert_int_equal(take_item(&p, &zero), 0);
 	assert_int_equal(take_leaf(&p, 13, 7), -EUCLEAN);
-	assert_int_equal(take_piece(&p, 5, 64, 64, 192), -EUCLEAN);
-	assert_int_equal(take_piece(&p, 5, 0, 128, 192), 0);
+	assert_int_equal(take_piece(&p, 5, 64 * KIB, 64 * KIB, 192 * KIB), -EUCLEAN);
+	assert_int_equal(take_piece(&p, 5, 0, 128 * KIB, 192 * KIB), 0);
+	assert_int_equal(take_piece(&p, 5, 128 * KIB, 32 * KIB, 192 * KIB), -EUCLEAN); /* small */
 	assert_int_equal(raw_progress_end(&p), -EUCLEAN);
-	assert_int_equal(take_piece(&p, 6, 0, 64, 64), -EUCLEAN);
-	assert_int_equal(take_piece(&p, 5, 128, 64, 192), 0);
+	assert_int_equal(take_piece(&p, 6, 0, 64 * KIB, 64 * KIB), -EUCLEAN);
+	assert_int_equal(take_piece(&p, 5, 128 * KIB, 64 * KIB, 192 * KIB), 0);
 	assert_int_equal(raw_progress_end(&p), 0);
-	assert_int_equal(take_piece(&p, 5, 0, 64, 64), -EUCLEAN);
+	assert_int_equal(take_piece(&p, 5, 0, 64 * KIB, 64 * KIB), -EUCLEAN);
 	assert_int_equal(take_leaf(&p, 50, 7), -EUCLEAN);
 }
 
@@ -138,17 +141,18 @@ static void a_stream_that_was_cut_goes_on_where_it_was_and_nowhere_else(void **s
 	assert_int_equal(take_leaf(&p, 3, 7), 0);
 	at = raw_progress_cut(&p);
 	assert_int_equal(take_key(&p), 0);
+	assert_int_equal(raw_progress_end(&p), -EUCLEAN); /* nor is that all */
 	assert_int_equal(take_from(&p, at), 0);
 	assert_int_equal(take_leaf(&p, 4, 7), 0);
-	assert_int_equal(take_piece(&p, 5, 0, 64, 64), 0);
-	assert_int_equal(take_piece(&p, 8, 0, 64, 192), 0);
+	assert_int_equal(take_piece(&p, 5, 0, 64 * KIB, 64 * KIB), 0);
+	assert_int_equal(take_piece(&p, 8, 0, 64 * KIB, 192 * KIB), 0);
 	at = raw_progress_cut(&p); /* 8 is to come again */
 	assert_int_equal(at.leaf, UINT32_MAX);
 	assert_int_equal(at.segment, 5);
 	assert_int_equal(take_key(&p), 0);
 	assert_int_equal(take_from(&p, at), 0);
 	assert_int_equal(take_leaf(&p, 9, 7), -EUCLEAN);
-	assert_int_equal(take_piece(&p, 8, 0, 192, 192), 0);
+	assert_int_equal(take_piece(&p, 8, 0, 192 * KIB, 192 * KIB), 0);
 	assert_int_equal(raw_progress_end(&p), 0);
 }
 

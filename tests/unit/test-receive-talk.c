@@ -287,6 +287,24 @@ static void an_update_through_another_transform_is_refused(void **state)
 	close(fd);
 }
 
+/* What came lies below no transform: it must not get below one. */
+static void a_transform_that_came_meanwhile_is_noticed(void **state)
+{
+	make_source();
+	int fd = sent("a", "s1", NULL);
+	received(fd, "b");
+	close(fd);
+	change_source();
+	fd = sent("a", "s2", "s1");
+	const int cut = cut_at(fd, length_of(fd) - 10);
+	assert_true(receive(cut, "b") < 0);
+	assert_int_equal(attach("b", "scramble", NULL, true), 0);
+	assert_int_equal(receive_with(fd, "b", true, false), -EINVAL);
+	assert_non_null(strstr(why.text, "came or went"));
+	close(cut);
+	close(fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -300,6 +318,7 @@ int main(void)
 	        MANAGER_CASE(properties_bring_all_filters_with_their_state),
 	        MANAGER_CASE(a_directory_gives_what_does_not_transform),
 	        MANAGER_CASE(an_update_through_another_transform_is_refused),
+	        MANAGER_CASE(a_transform_that_came_meanwhile_is_noticed),
 	};
 	struct errmsg em;
 

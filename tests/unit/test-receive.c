@@ -252,6 +252,32 @@ static void one_with_a_damaged_record_can_be_given_up(void **state)
 	close(cut);
 }
 
+static void what_came_for_something_that_is_gone_goes(void **state)
+{
+	make_source();
+	const int fd = sent("a", "s1", NULL);
+	received(fd, "b");
+	make(TOP, "dir", S_IFDIR | 0755);
+	int cut = cut_at(fd, length_of(fd) - 10);
+	assert_true(receive(cut, "dir/c") < 0);
+	close(cut);
+	change_source();
+	const int update = sent("a", "s2", "s1");
+	cut = cut_at(update, length_of(update) - 10);
+	assert_true(receive(cut, "b") < 0);
+	assert_int_equal(hidden(), 2);
+	again();
+	assert_int_equal(hidden(), 2);
+	assert_int_equal(vfs_unlink(vfs, TOP, "b"), 0);
+	assert_int_equal(vfs_rmdir(vfs, TOP, "dir"), 0);
+	again();
+	assert_int_equal(hidden(), 0);
+	assert_int_equal(orphans(), 0);
+	close(cut);
+	close(update);
+	close(fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -264,6 +290,7 @@ int main(void)
 	        MANAGER_CASE(a_cut_anywhere_changes_nothing_and_is_resumed),
 	        MANAGER_CASE(what_was_cut_is_listed_and_given_up),
 	        MANAGER_CASE(one_with_a_damaged_record_can_be_given_up),
+	        MANAGER_CASE(what_came_for_something_that_is_gone_goes),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -154,6 +154,22 @@ static void every_cut_is_noticed(void **state)
 		assert_int_equal(read_all(STREAM_FORWARD, m.bytes, len, CAP, &n), -ENODATA);
 }
 
+/* Shorter than a prologue, and not the beginning of one. */
+static void what_is_no_stream_is_called_that(void **state)
+{
+	struct stream_in *in;
+	struct errmsg em = {0};
+	uint8_t *buf;
+
+	assert_int_equal(stream_in_new(STREAM_FORWARD, &in), 0);
+	assert_true(stream_in_room(in, &buf) > 6);
+	memcpy(buf, "hello\n", 6);
+	assert_int_equal(stream_in_fed(in, 6, &(struct stream_record){0}, &em), 0);
+	assert_int_equal(stream_in_ended(in, &em), -EUCLEAN);
+	assert_non_null(strstr(em.text, "no stream of weir send"));
+	stream_in_free(in);
+}
+
 static void every_changed_byte_is_noticed(void **state)
 {
 	static struct made m;
@@ -230,6 +246,20 @@ static int tried(uint32_t flags, uint64_t pos, struct stream_record rec)
 	stream_out_free(m.out);
 	const int r = read_all(STREAM_FORWARD, m.bytes, m.len, CAP, &n);
 	return r == -ENODATA && n == m.n ? 0 : r;
+}
+
+/* Sealed records before anything says what they are of. */
+static int early_opaque(void)
+{
+	const struct stream_begin begin = {.flags = STREAM_RAW, .size = CHUNK_SIZE};
+	static struct made m;
+	unsigned n;
+
+	make_begin(&m, STREAM_FORWARD);
+	put(&m, (struct stream_record){.type = STREAM_BEGIN, .begin = begin});
+	put(&m, (struct stream_record){.type = STREAM_OPAQUE_FIRST});
+	stream_out_free(m.out);
+	return read_all(STREAM_FORWARD, m.bytes, m.len, CAP, &n);
 }
 
 static int fill_tried(uint64_t pos, uint64_t off, uint64_t len)
@@ -322,6 +352,7 @@ static void what_a_newer_weir_made_is_refused_as_that(void **state)
 	        tried(0, 0, (struct stream_record){.type = STREAM_OPAQUE_FIRST}), -EUCLEAN);
 	assert_int_equal(
 	        tried(STREAM_RAW, 0, (struct stream_record){.type = STREAM_OPAQUE_FIRST}), 0);
+	assert_int_equal(early_opaque(), -EUCLEAN);
 	assert_int_equal(tried(0, 0, (struct stream_record){.type = 200}), -EPROTONOSUPPORT);
 }
 
@@ -447,6 +478,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(what_is_written_is_read_in_pieces_of_any_size),
 	        cmocka_unit_test(every_cut_is_noticed),
+	        cmocka_unit_test(what_is_no_stream_is_called_that),
 	        cmocka_unit_test(every_changed_byte_is_noticed),
 	        cmocka_unit_test(what_follows_the_end_is_not_taken),
 	        cmocka_unit_test(records_lost_swapped_or_spliced_are_noticed),
