@@ -325,6 +325,8 @@ static int unseal_run(struct manager *m, struct job *job, struct errmsg *em)
 	}
 	if (op.crypto)
 		keyring_put(m->ds->keyring, op.crypto);
+	if (r < 0 && r != -EINTR && job_is_void(m, job))
+		return 0; /* deleted while it was opened */
 	return r == -ENOENT && !em->text[0] ? 0 : r;
 }
 

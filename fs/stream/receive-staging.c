@@ -329,6 +329,8 @@ static int sweep_note(void *arg, const struct receive_record *rec)
 {
 	struct sweep *sw = arg;
 	struct ns_inode inode;
+	if (rec->image == rec->ino)
+		return 0; /* what is known of it is damaged: it is for an administrator to give up */
 	const int r = ns_inode_get(sw->m->ds->ns, rec->image ? rec->image : rec->dir, &inode);
 	const bool gone = r == -ENOENT || (r == 0 && inode.nlink == 0);
 
