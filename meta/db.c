@@ -28,7 +28,7 @@
 #define SNAPSHOT_COLUMNS "id, image, root, height, domain, data_chunks, zero_chunks, txg"
 #define SEGMENT_COLUMNS                                                                            \
 	"id, gen, tier, domain, state, bytes, slots, live_chunks, live_bytes, file_bytes, "        \
-	"created_txg"
+	"created_txg, copy_tier, copy_gen"
 
 #define RECORD_SQL(table, name)                                                                    \
 	[STMT_RECORD_FIRST + (table - 1) * RECORD_STMTS +                                          \
@@ -85,7 +85,7 @@ static const char *const stmt_sql[STMT_COUNT] = {
         [STMT_SEGMENT_EACH] =
                 "SELECT " SEGMENT_COLUMNS " FROM segment WHERE id >= ? ORDER BY id LIMIT ?",
         [STMT_SEGMENT_PUT] = "INSERT OR REPLACE INTO segment (" SEGMENT_COLUMNS ")"
-                             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [STMT_SEGMENT_DEL] = "DELETE FROM segment WHERE id = ?",
         [STMT_PARKED_EACH] = "SELECT image, id, blob FROM parked WHERE (image, id) > (?, ?)"
                              " ORDER BY image, id LIMIT 1",

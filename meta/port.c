@@ -183,6 +183,9 @@ static bool take_segment(sqlite3_stmt *st, void *ret_row)
 	row->live_bytes = col_u32(st, 8, &bad);
 	row->file_bytes = col_u32(st, 9, &bad);
 	row->created_txg = db_u64(st, 10);
+	row->has_copy = sqlite3_column_int64(st, 11) >= 0;
+	row->copy_tier = row->has_copy ? col_u32(st, 11, &bad) : 0;
+	row->copy_gen = col_u32(st, 12, &bad);
 	return !bad && (state == SEGMENT_OPEN || state == SEGMENT_SEALED);
 }
 
@@ -545,7 +548,8 @@ static int port_snapshot_del(struct meta *meta, uint64_t id)
 static int port_segment_put(struct meta *meta, const struct segment_row *row)
 {
 	const uint64_t ints[] = {row->id, row->gen, row->tier, row->domain, row->state, row->bytes,
-	        row->slots, row->live_chunks, row->live_bytes, row->file_bytes, row->created_txg};
+	        row->slots, row->live_chunks, row->live_bytes, row->file_bytes, row->created_txg,
+	        row->has_copy ? row->copy_tier : (uint64_t)-1, row->copy_gen};
 
 	return put(meta, STMT_SEGMENT_PUT, ints, ARRAY_SIZE(ints), NULL, 0);
 }

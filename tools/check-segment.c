@@ -53,7 +53,7 @@ int segment_file_read(struct check *c, uint64_t id, uint32_t gen, bool whole, un
 	CLEANUP(io_closep) struct io_file *f = NULL;
 	char name[SEGMENT_NAME_LEN];
 
-	segment_name(id, gen, name);
+	segment_name(0, id, gen, name);
 	int r = io_open(c->io, name, IO_READ, &f);
 	if (r < 0)
 		return r;

@@ -110,7 +110,7 @@ static int file_write(struct check *c, uint64_t id, uint32_t gen, const uint8_t 
 	CLEANUP(io_closep) struct io_file *f = NULL;
 	char name[SEGMENT_NAME_LEN], dir[SEGMENT_NAME_LEN];
 
-	segment_name(id, gen, name);
+	segment_name(0, id, gen, name);
 	snprintf(dir, sizeof(dir), "%.*s", (int)(strrchr(name, '/') - name), name);
 	int r = io_open(c->io, name, IO_WRITE | IO_CREATE | IO_EXCL, &f);
 	if (r == 0)

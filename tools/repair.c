@@ -46,7 +46,7 @@ static void file_remove(struct check *c, uint64_t id, uint32_t gen)
 {
 	char name[SEGMENT_NAME_LEN];
 
-	segment_name(id, gen, name);
+	segment_name(0, id, gen, name);
 	const int r = io_unlink(c->io, name);
 	if (r < 0 && r != -ENOENT)
 		finding_add(&c->findings, FINDING_ORPHAN_SEGMENT, SEVERITY_NOTE,

@@ -47,10 +47,25 @@ _Static_assert(SEGMENT_FRAMES_END_MAX % IO_ALIGN == 0, "footers begin aligned");
 
 /* --- names --- */
 
-void segment_name(uint64_t id, uint32_t gen, char ret_name[SEGMENT_NAME_LEN])
+void segment_top_name(uint32_t tier, char ret_name[SEGMENT_NAME_LEN])
 {
-	snprintf(ret_name, SEGMENT_NAME_LEN, "segments/%02x/%010llx.%x", (unsigned)(id & 0xff),
-	        (unsigned long long)id, gen);
+	io_mux_prefix(tier, ret_name);
+	strcat(ret_name, "segments");
+}
+
+void segment_dir_name(uint32_t tier, unsigned hh, char ret_name[SEGMENT_NAME_LEN])
+{
+	segment_top_name(tier, ret_name);
+	const size_t len = strlen(ret_name);
+	snprintf(ret_name + len, SEGMENT_NAME_LEN - len, "/%02x", hh & 0xff);
+}
+
+void segment_name(uint32_t tier, uint64_t id, uint32_t gen, char ret_name[SEGMENT_NAME_LEN])
+{
+	segment_dir_name(tier, id & 0xff, ret_name);
+	const size_t len = strlen(ret_name);
+	snprintf(
+	        ret_name + len, SEGMENT_NAME_LEN - len, "/%010llx.%x", (unsigned long long)id, gen);
 }
 
 int segment_name_parse(const char *base_name, uint64_t *ret_id, uint32_t *ret_gen)
@@ -61,7 +76,7 @@ int segment_name_parse(const char *base_name, uint64_t *ret_id, uint32_t *ret_ge
 
 	if (sscanf(base_name, "%10llx.%8x", &id, &gen) != 2 || id == 0 || id > SEGMENT_ID_MAX)
 		return -EINVAL;
-	segment_name(id, gen, again);
+	segment_name(0, id, gen, again);
 	if (strcmp(again + strlen("segments/HH/"), base_name) != 0)
 		return -EINVAL; /* only the one spelling that is used */
 	*ret_id = id;
@@ -71,9 +86,9 @@ int segment_name_parse(const char *base_name, uint64_t *ret_id, uint32_t *ret_ge
 
 #define GONE ".gone"
 
-void segment_name_gone(uint64_t id, uint32_t gen, char ret_name[SEGMENT_NAME_LEN])
+void segment_name_gone(uint32_t tier, uint64_t id, uint32_t gen, char ret_name[SEGMENT_NAME_LEN])
 {
-	segment_name(id, gen, ret_name);
+	segment_name(tier, id, gen, ret_name);
 	strcat(ret_name, GONE);
 }
 

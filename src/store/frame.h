@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include "base/io-mux.h"
 #include "store/segments.h"
 
 #define SEGMENT_HEADER_LEN IO_ALIGN
@@ -21,13 +22,19 @@
 #define FOOTER_SIZE_MAX        ROUND_UP(64 + SEGMENT_SLOTS * 20, IO_ALIGN)
 #define SEGMENT_FRAMES_END_MAX (SEGMENT_BYTES_MAX - FOOTER_SIZE_MAX)
 
-/* "segments/HH/ID.GEN", terminated. */
-#define SEGMENT_NAME_LEN 40
-void segment_name(uint64_t id, uint32_t gen, char ret_name[SEGMENT_NAME_LEN]);
+/*
+ * "segments/HH/ID.GEN", terminated; on a tier other than the first "tiers/N/segments/HH/ID.GEN" (io-mux.h).
+ */
+#define SEGMENT_NAME_LEN (40 + IO_MUX_PREFIX_LEN)
+void segment_name(uint32_t tier, uint64_t id, uint32_t gen, char ret_name[SEGMENT_NAME_LEN]);
+/* The directory of such a name; hh: the low byte of the id. */
+void segment_dir_name(uint32_t tier, unsigned hh, char ret_name[SEGMENT_NAME_LEN]);
+/* The directory above all of them. */
+void segment_top_name(uint32_t tier, char ret_name[SEGMENT_NAME_LEN]);
 /* The last part of such a name ("000000002a.0"); -EINVAL when it is not one. */
 int segment_name_parse(const char *base_name, uint64_t *ret_id, uint32_t *ret_gen) MUST_CHECK;
 /* The same for a file that is being wiped: "segments/HH/ID.GEN.gone". */
-void segment_name_gone(uint64_t id, uint32_t gen, char ret_name[SEGMENT_NAME_LEN]);
+void segment_name_gone(uint32_t tier, uint64_t id, uint32_t gen, char ret_name[SEGMENT_NAME_LEN]);
 int segment_name_gone_parse(const char *base_name, uint64_t *ret_id, uint32_t *ret_gen) MUST_CHECK;
 
 struct segment_header {

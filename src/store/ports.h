@@ -63,9 +63,12 @@ enum segment_state { SEGMENT_OPEN = 1, SEGMENT_SEALED = 2 };
 
 struct segment_row {
 	uint64_t id;
-	uint32_t gen;    /* file generation: bumped when rewritten; the file is ID.GEN */
-	uint32_t tier;   /* 0 */
-	uint32_t domain; /* crypto domain; 0 */
+	uint32_t gen;  /* file generation: bumped when rewritten; the file is ID.GEN */
+	uint32_t tier; /* where that file is; 0: the datastore's own directory */
+	/* Is there a second file, with the same frames and footer?  Of sealed segments only. */
+	bool has_copy;
+	uint32_t copy_tier, copy_gen; /* where, and of which generation, which is not gen; else 0 */
+	uint32_t domain;              /* crypto domain; 0 */
 	enum segment_state state;
 	uint32_t bytes; /* committed length of the file's frames area; what lies past it is void */
 	uint32_t slots; /* slots assigned */

@@ -253,7 +253,7 @@ int store_wipe_dead(struct store *s, uint32_t domain, gc_progress_fn *fn, void *
 	segments_wipe_begin(s->segments, domain);
 	int r = store_gc(s, true, fn, arg, &report);
 	if (r == 0)
-		r = segments_remove_orphans(s->segments, &n_orphans);
+		r = segments_remove_orphans(s->segments, 0, &n_orphans);
 	const int ended = segments_wipe_end(s->segments);
 	if (r == 0)
 		r = ended;

@@ -88,8 +88,7 @@ static void scan_footer(
 	        footer_decode(file + end, len - end, segment, &c->slots, c->table, c->hashes) == 0;
 }
 
-/* Whole blocks only: more was never written, and unaligned reads may not be had. */
-static int file_read(struct io *io, const char *name, uint8_t *buf, size_t cap, size_t *ret_len)
+int segment_scan_read(struct io *io, const char *name, uint8_t *buf, size_t cap, size_t *ret_len)
 {
 	CLEANUP(io_closep) struct io_file *f = NULL;
 	uint64_t size = 0;
@@ -100,19 +99,14 @@ static int file_read(struct io *io, const char *name, uint8_t *buf, size_t cap, 
 	return r < 0 ? r : io_pread(f, buf, MIN(size / IO_ALIGN * IO_ALIGN, cap), 0, ret_len);
 }
 
-int segment_scan(struct io *io, const char *name, uint64_t segment, uint32_t store, uint32_t end,
-        segment_frame_fn *fn, void *arg, struct segment_contents *ret_contents)
+int segment_scan_bytes(const uint8_t *file, size_t len, uint64_t segment, uint32_t store,
+        uint32_t end, segment_frame_fn *fn, void *arg, struct segment_contents *ret_contents)
 {
-	CLEANUP(free_ptr) uint8_t *file = aligned_alloc(IO_ALIGN, SEGMENT_BYTES_MAX);
 	CLEANUP(free_ptr) struct segment_contents *scratch = calloc(1, sizeof(*scratch));
 	struct segment_contents *c = ret_contents;
-	size_t len = 0;
 
-	if (!file || !scratch)
+	if (!scratch)
 		return -ENOMEM;
-	const int r = file_read(io, name, file, SEGMENT_BYTES_MAX, &len);
-	if (r < 0)
-		return r;
 	*c = (struct segment_contents){0};
 	if (len >= SEGMENT_HEADER_LEN)
 		c->header_good =
@@ -130,4 +124,17 @@ int segment_scan(struct io *io, const char *name, uint64_t segment, uint32_t sto
 	c->damaged = to->damaged;
 	c->strange_bytes = to->strange_bytes;
 	return 0;
+}
+
+int segment_scan(struct io *io, const char *name, uint64_t segment, uint32_t store, uint32_t end,
+        segment_frame_fn *fn, void *arg, struct segment_contents *ret_contents)
+{
+	CLEANUP(free_ptr) uint8_t *file = aligned_alloc(IO_ALIGN, SEGMENT_BYTES_MAX);
+	size_t len = 0;
+
+	if (!file)
+		return -ENOMEM;
+	const int r = segment_scan_read(io, name, file, SEGMENT_BYTES_MAX, &len);
+	return r < 0 ? r
+	             : segment_scan_bytes(file, len, segment, store, end, fn, arg, ret_contents);
 }

@@ -34,6 +34,16 @@ typedef void segment_frame_fn(
  */
 int segment_scan(struct io *io, const char *name, uint64_t segment, uint32_t store, uint32_t end,
         segment_frame_fn *fn, void *arg, struct segment_contents *ret_contents) MUST_CHECK;
+/* The same of a file's bytes. */
+int segment_scan_bytes(const uint8_t *file, size_t len, uint64_t segment, uint32_t store,
+        uint32_t end, segment_frame_fn *fn, void *arg,
+        struct segment_contents *ret_contents) MUST_CHECK;
+/*
+ * A file as far as cap goes, past the page cache where the medium can; buf aligned to IO_ALIGN.
+ * Whole blocks only: more was never written, and unaligned reads may not be had.
+ */
+int segment_scan_read(
+        struct io *io, const char *name, uint8_t *buf, size_t cap, size_t *ret_len) MUST_CHECK;
 /*
  * The same for frames in memory: from offset off (a multiple of FRAME_ALIGN) to end of `file`; only what
  * is told of frames is filled in, into contents that are all zero.

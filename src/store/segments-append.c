@@ -349,28 +349,30 @@ out:
 
 /* --- writing out --- */
 
-int segment_file_create(struct segments *ss, uint64_t id, uint32_t gen, struct io_file **ret_file)
+int segment_file_create(
+        struct segments *ss, uint32_t tier, uint64_t id, uint32_t gen, struct io_file **ret_file)
 {
+	struct seg_dirs *d = &ss->dirs[tier];
 	const unsigned hh = id & 0xff;
 	char name[SEGMENT_NAME_LEN];
 	int r = 0;
 
 	pthread_mutex_lock(&ss->lock);
-	const bool known = ss->dir_known[hh];
+	const bool known = d->known[hh];
 	pthread_mutex_unlock(&ss->lock);
 	if (!known) {
-		snprintf(name, sizeof(name), "segments/%02x", hh);
+		segment_dir_name(tier, hh, name);
 		r = io_mkdir(ss->io, name);
 	}
 	if (r < 0)
 		return r;
 	/* Marked before the file is there: a sync in between does too much, never too little. */
 	pthread_mutex_lock(&ss->lock);
-	ss->top_dirty |= !known;
-	ss->dir_known[hh] = true;
-	ss->dir_dirty[hh] = true;
+	d->top_dirty |= !known;
+	d->known[hh] = true;
+	d->dirty[hh] = true;
 	pthread_mutex_unlock(&ss->lock);
-	segment_name(id, gen, name);
+	segment_name(tier, id, gen, name);
 	/* Not exclusive: a crash may have left a file of this name that no row ever named. */
 	return io_open(ss->io, name, IO_WRITE | IO_CREATE | IO_TRUNC | IO_DIRECT, ret_file);
 }
@@ -382,7 +384,7 @@ static int segment_file_reopen(
 	CLEANUP(io_closep) struct io_file *f = NULL;
 	char name[SEGMENT_NAME_LEN];
 
-	segment_name(w->h->id, w->h->gen, name);
+	segment_name(w->h->tier, w->h->id, w->h->gen, name);
 	int r = io_open(ss->io, name, IO_WRITE | IO_DIRECT, &f);
 	if (r == 0)
 		r = io_truncate(f, w->base);
@@ -420,7 +422,7 @@ static int writer_flush_io(struct segments *ss, struct writer *w, uint32_t end)
 		len += (uint32_t)footer_size(w->slots);
 	}
 	if (!w->file)
-		r = w->create ? segment_file_create(ss, w->h->id, w->h->gen, &w->file)
+		r = w->create ? segment_file_create(ss, w->h->tier, w->h->id, w->h->gen, &w->file)
 		              : segment_file_reopen(ss, w, &w->file);
 	return r < 0 ? r : io_pwrite(w->file, buf, len, w->base);
 }

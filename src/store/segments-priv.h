@@ -98,16 +98,20 @@ struct seg {
 	struct handle *handle; /* NULL: not in use */
 	uint32_t gen, bytes, file_bytes, live_bytes;
 	uint32_t domain;
+	uint32_t copy_gen;
 	uint16_t slots, live_chunks;
-	uint16_t tier;
 	uint16_t flags;
+	uint8_t tier, copy_tier; /* copy_tier SEG_NO_COPY: there is no copy */
 };
+
+#define SEG_NO_COPY UINT8_MAX
 
 struct handle {
 	struct seg *seg; /* NULL: dead, goes with its last reference */
 	bool unlink;     /* then, its file too */
 	uint64_t id;
 	uint32_t domain; /* constant */
+	uint8_t tier;    /* constant: another tier is another generation */
 	uint32_t gen, bytes,
 	        slots; /* of this generation, committed part; constant for sealed ones */
 	unsigned refs;
@@ -156,9 +160,12 @@ struct writer {
 	struct list in_opens; /* while it takes appends */
 };
 
+/* All that the next commit changes of a sealed segment's row: which files it has, and what is in them. */
 struct pend {
-	uint32_t gen, bytes, file_bytes, live_bytes;
+	uint32_t gen, bytes, file_bytes, live_bytes, copy_gen;
 	uint16_t live_chunks;
+	uint8_t tier, copy_tier;
+	bool placed; /* only the files change: what lives is what the row says by then */
 	bool staged; /* put by the present transaction */
 };
 
@@ -179,6 +186,13 @@ struct scratch_pool {
 	unsigned made, max;
 	unsigned wipes; /* so often scratch_pool_wipe() was called */
 	size_t len;
+};
+
+/* The directories of one tier. */
+struct seg_dirs {
+	bool known[256]; /* segments/HH exists */
+	bool dirty[256]; /* a file was created in it since it was last synced */
+	bool top_dirty;  /* a directory was created in segments/ since it was last synced */
 };
 
 struct seg_block {
@@ -218,6 +232,7 @@ struct segments {
 	unsigned stuck;      /* segs in SEG_STUCK */
 	bool seal_all;
 	struct handle *dying; /* handles that take their file along and have not done so yet */
+	uint64_t copies_read; /* reads of a copy, the first file being away or damaged */
 	bool wipe_on;         /* segments-wipe.c */
 	uint32_t wipe_domain;
 	int wipe_error; /* the first */
@@ -228,9 +243,7 @@ struct segments {
 	struct list lru_files, lru_tables; /* most recent first */
 	unsigned idle_files;
 	uint64_t table_bytes; /* of all handles */
-	bool dir_known[256];  /* segments/HH exists */
-	bool dir_dirty[256];  /* a file was created in it since it was last synced */
-	bool top_dirty;       /* a directory was created in segments/ since it was last synced */
+	struct seg_dirs dirs[IO_MUX_MEDIA];
 	struct segments_stats totals;
 
 	struct scratch_pool small, large;
@@ -243,6 +256,10 @@ struct seg *seg_add(struct segments *ss, uint64_t id);
 /* Frees rows in SEG_GONE and takes them out of the array. */
 void segs_compact(struct segments *ss);
 void seg_row(const struct seg *s, struct segment_row *ret_row);
+/* A generation that no file of it has. */
+uint32_t seg_next_gen(const struct seg *s);
+/* With its lock, given up meanwhile: a file that the row names no more, and that nobody reads by handle. */
+void seg_file_remove(struct segments *ss, const struct seg *s, uint32_t tier, uint32_t gen);
 /* Takes a seg out of the totals before it is changed, and in again after. */
 void seg_totals(struct segments *ss, const struct seg *s, int sign);
 int segs_push(struct segs_vec *v, struct seg *s) MUST_CHECK;
@@ -271,7 +288,7 @@ void handle_drop_table(struct segments *ss, struct handle *h);
  */
 unsigned slots_mark_lost(struct footer_slot *table, unsigned slots);
 /* Without the lock. */
-void unlink_quietly(struct segments *ss, uint64_t id, uint32_t gen);
+void unlink_quietly(struct segments *ss, uint32_t tier, uint64_t id, uint32_t gen);
 
 /* --- segments-append.c --- */
 /* A writer that continues s (or begins it); the handle is made with it.  With the lock. */
@@ -286,8 +303,8 @@ void writer_close(struct segments *ss, struct writer *w);
 struct wbuf *wbuf_take(struct segments *ss);
 void wbuf_release(struct segments *ss, struct wbuf *b);
 /* Creates segments/HH if need be and opens a new file in it.  Without the lock. */
-int segment_file_create(
-        struct segments *ss, uint64_t id, uint32_t gen, struct io_file **ret_file) MUST_CHECK;
+int segment_file_create(struct segments *ss, uint32_t tier, uint64_t id, uint32_t gen,
+        struct io_file **ret_file) MUST_CHECK;
 /*
  * Writes what w has buffered, with the footer if it is closed.  With the lock, given up meanwhile;
  * nobody is appending to w.  An error fails the group (ss->failed).
@@ -344,9 +361,15 @@ bool wipe_orphans(const struct segments *ss);
  * Overwrites a file with zeros and unlinks it; one that cannot be overwritten stays, as an orphan
  * for the next time.  Without the lock.
  */
-void segment_file_wipe(struct segments *ss, uint64_t id, uint32_t gen);
+void segment_file_wipe(struct segments *ss, uint32_t tier, uint64_t id, uint32_t gen);
 int orphan_wipe(struct segments *ss, const char *name) MUST_CHECK;
 
-/* --- segments-rewrite.c: without the lock --- */
+/* --- segments-rewrite.c --- */
+/*
+ * With the lock: may its files be changed now?  -ESTALE, -EBUSY (open, or has a change that is not
+ * committed), -EROFS.
+ */
+int seg_claim(struct segments *ss, uint64_t id, struct seg **ret_seg) MUST_CHECK;
+/* Without the lock. */
 /* Copies what a stuck segment has committed to a next generation, sealed.  Best effort. */
 void segments_unstick(struct segments *ss);

@@ -134,7 +134,7 @@ int handle_load_file(struct segments *ss, struct handle *h)
 		return 0;
 	h->loading = true;
 	pthread_mutex_unlock(&ss->lock);
-	segment_name(h->id, h->gen, name);
+	segment_name(h->tier, h->id, h->gen, name);
 	const int r = io_open(ss->io, name, IO_READ | IO_DIRECT, &f);
 	pthread_mutex_lock(&ss->lock);
 	h->loading = false;
@@ -145,7 +145,8 @@ int handle_load_file(struct segments *ss, struct handle *h)
 	}
 	if (r == -ENOENT && !h->seg)
 		return -EAGAIN;
-	log_error("cannot open segment file '%s': %s", name, strerror(-r));
+	if (r != -ENXIO) /* whoever took the tier away has said so */
+		log_error("cannot open segment file '%s': %s", name, strerror(-r));
 	return r == -ENOMEM ? r : -EIO;
 }
 
@@ -157,7 +158,7 @@ static int table_scan(struct segments *ss, const struct handle *h, struct footer
 
 	if (!c)
 		return -ENOMEM;
-	segment_name(h->id, h->gen, name);
+	segment_name(h->tier, h->id, h->gen, name);
 	const int r = segment_scan(ss->io, name, h->id, ss->store, h->bytes, NULL, NULL, c);
 	if (r < 0) {
 		log_error("cannot read segment file '%s': %s", name, strerror(-r));
@@ -186,7 +187,7 @@ static int table_read(struct segments *ss, const struct handle *h, struct footer
 	scratch_give(s);
 	if (r == 0)
 		return 0;
-	segment_name(h->id, h->gen, name);
+	segment_name(h->tier, h->id, h->gen, name);
 	log_error("slot table of segment file '%s' is damaged (%s): using its frames", name,
 	        strerror(-r));
 	return table_scan(ss, h, ret_table);
@@ -342,7 +343,7 @@ static void damage_log(struct segment_read *rd, const struct ask *a, int err)
 	pthread_mutex_unlock(&rd->ss->lock);
 	if (again)
 		return;
-	segment_name(h->id, h->gen, name);
+	segment_name(h->tier, h->id, h->gen, name);
 	if (a->entry.frame_pos == 0)
 		log_error("segment %llu slot %u was lost to damage in file '%s'",
 		        (unsigned long long)h->id, a->slot, name);
@@ -569,8 +570,62 @@ static int handle_read(struct segment_read *rd, const uint64_t *locs, unsigned n
 	return r;
 }
 
+/* A handle of the copy, for one reading; it is in no list.  NULL: out of memory.  With the lock. */
+static struct handle *copy_handle_new(const struct seg *s)
+{
+	struct handle *h = calloc(1, sizeof(*h));
+
+	if (!h)
+		return NULL;
+	*h = (struct handle){.id = s->id,
+	        .domain = s->domain,
+	        .tier = s->copy_tier,
+	        .gen = s->copy_gen,
+	        .bytes = s->bytes,
+	        .slots = s->slots,
+	        .sealed = true};
+	list_init(&h->by_file);
+	list_init(&h->by_table);
+	return h;
+}
+
+static void copy_handle_free(struct segments *ss, struct handle *h)
+{
+	handle_drop_table(ss, h);
+	pthread_mutex_unlock(&ss->lock);
+	io_close(h->file);
+	pthread_mutex_lock(&ss->lock);
+	free(h);
+}
+
+/* The locations again, from the copy, if there is one; err: what reading the first file gave. */
+static int copy_read(struct segment_read *rd, const uint64_t *locs, unsigned n, int err)
+{
+	struct segments *ss = rd->ss;
+	int r = err;
+
+	pthread_mutex_lock(&ss->lock);
+	const struct seg *s = seg_find(ss, loc_segment(locs[0]));
+	const bool has = s && !(s->flags & SEG_DROP) && s->copy_tier != SEG_NO_COPY;
+	rd->h = has ? copy_handle_new(s) : NULL;
+	if (rd->h) {
+		rd->err = 0;
+		rd->crypto = keyring_get(ss->keyring, s->domain);
+		r = handle_load_table(ss, rd->h);
+		if (r == 0)
+			r = handle_read(rd, locs, n);
+		if (r == 0)
+			r = rd->err;
+		keyring_put(ss->keyring, rd->crypto);
+		copy_handle_free(ss, rd->h);
+		ss->copies_read++;
+	}
+	pthread_mutex_unlock(&ss->lock);
+	return r == 0 ? 0 : err;
+}
+
 /* n locations of one segment. */
-static int segment_read(struct segment_read *rd, const uint64_t *locs, unsigned n)
+static int file_read(struct segment_read *rd, const uint64_t *locs, unsigned n)
 {
 	struct segments *ss = rd->ss;
 	int r = -EAGAIN;
@@ -599,6 +654,13 @@ static int segment_read(struct segment_read *rd, const uint64_t *locs, unsigned 
 	if (r == 0)
 		r = rd->err;
 	return r == -EAGAIN ? -EIO : r;
+}
+
+static int segment_read(struct segment_read *rd, const uint64_t *locs, unsigned n)
+{
+	const int r = file_read(rd, locs, n);
+
+	return r == -EIO || r == -EUCLEAN ? copy_read(rd, locs, n, r) : r;
 }
 
 static int loc_compare(const void *a, const void *b)
@@ -684,7 +746,7 @@ static int hashes_scan(
 
 	if (!c)
 		return -ENOMEM;
-	segment_name(h->id, h->gen, name);
+	segment_name(h->tier, h->id, h->gen, name);
 	if (h->sealed)
 		log_error("footer of segment file '%s' is damaged: using its frames", name);
 	const int r = segment_scan(ss->io, name, h->id, ss->store, h->bytes, NULL, NULL, c);

@@ -40,6 +40,7 @@
 struct rewrite {
 	struct segments *ss;
 	struct handle *h;                   /* referenced */
+	uint32_t gen;                       /* of the new file */
 	const struct crypto_domain *crypto; /* of the segment; referenced; NULL: locked */
 	struct heal *heals;
 	unsigned n_heals;
@@ -392,7 +393,7 @@ static void header_put(const struct rewrite *rw)
 	const struct seg *s = rw->h->seg; /* these fields of a row never change */
 	struct segment_header hd = {
 	        .id = rw->h->id,
-	        .gen = rw->h->gen + 1,
+	        .gen = rw->gen,
 	        .domain = s->domain,
 	        .created_txg = s->created_txg,
 	};
@@ -407,18 +408,18 @@ static int file_write(struct rewrite *rw, size_t len)
 	CLEANUP(io_closep) struct io_file *f = NULL;
 	char dir[SEGMENT_NAME_LEN];
 
-	int r = segment_file_create(ss, rw->h->id, rw->h->gen + 1, &f);
+	int r = segment_file_create(ss, rw->h->tier, rw->h->id, rw->gen, &f);
 	if (r == 0)
 		r = io_pwrite(f, rw->out, len, 0);
 	if (r == 0)
 		r = io_sync(f);
-	snprintf(dir, sizeof(dir), "segments/%02x", (unsigned)(rw->h->id & 0xff));
+	segment_dir_name(rw->h->tier, rw->h->id & 0xff, dir);
 	if (r == 0)
 		r = io_sync_dir(ss->io, dir);
 	if (r < 0) {
-		log_error("cannot write generation %u of segment %llu: %s", rw->h->gen + 1,
+		log_error("cannot write generation %u of segment %llu: %s", rw->gen,
 		        (unsigned long long)rw->h->id, strerror(-r));
-		unlink_quietly(ss, rw->h->id, rw->h->gen + 1);
+		unlink_quietly(ss, rw->h->tier, rw->h->id, rw->gen);
 	}
 	return r;
 }
@@ -446,7 +447,9 @@ static int generation_write(struct rewrite *rw, struct pend *p)
 	memset(rw->out + rw->end, 0, frames_end - rw->end);
 	footer_encode(rw->h->id, slots, rw->table, rw->hashes, frames_end, rw->out + frames_end);
 	*p = (struct pend){
-	        .gen = rw->h->gen + 1,
+	        .tier = rw->h->tier,
+	        .copy_tier = SEG_NO_COPY, /* it would have what is dead */
+	        .gen = rw->gen,
 	        .bytes = frames_end,
 	        .file_bytes = frames_end + (uint32_t)footer_size(slots),
 	        .live_bytes = rw->live_bytes,
@@ -466,6 +469,7 @@ static int seg_rewrite(struct segments *ss, struct seg *s, const struct slot_bit
 	if (!h)
 		return -ENOMEM;
 	*rw = (struct rewrite){.ss = ss, .h = h, .heals = heals, .n_heals = n_heals, .live = *live};
+	rw->gen = seg_next_gen(s);
 	rw->wipe = wipe;
 	h->rewriting = true;
 	struct wbuf *b = wbuf_take(ss);
@@ -500,7 +504,7 @@ static int seg_rewrite(struct segments *ss, struct seg *s, const struct slot_bit
 }
 
 /* Whether the collector may touch it now. */
-static int seg_claim(struct segments *ss, uint64_t id, struct seg **ret_seg)
+int seg_claim(struct segments *ss, uint64_t id, struct seg **ret_seg)
 {
 	struct seg *s = seg_find(ss, id);
 

@@ -115,16 +115,19 @@ static int dir_sync(struct segments *ss, const char *name, bool *dirty)
 	return r;
 }
 
+/* Of the first tier; whoever writes a new generation elsewhere syncs what it made there. */
 static int dirs_sync(struct segments *ss)
 {
+	struct seg_dirs *d = &ss->dirs[0];
+	char name[SEGMENT_NAME_LEN];
 	int r = 0;
 
 	for (unsigned hh = 0; r == 0 && hh < 256; hh++) {
-		char name[SEGMENT_NAME_LEN];
-		snprintf(name, sizeof(name), "segments/%02x", hh);
-		r = dir_sync(ss, name, &ss->dir_dirty[hh]);
+		segment_dir_name(0, hh, name);
+		r = dir_sync(ss, name, &d->dirty[hh]);
 	}
-	return r < 0 ? r : dir_sync(ss, "segments", &ss->top_dirty);
+	segment_top_name(0, name);
+	return r < 0 ? r : dir_sync(ss, name, &d->top_dirty);
 }
 
 /* What is in the files now is what the group's rows will say. */
@@ -207,10 +210,14 @@ static void seg_row_next(struct seg *s, struct segment_row *ret_row)
 		p->staged = true;
 		row->state = SEGMENT_SEALED;
 		row->gen = p->gen;
+		row->tier = p->tier;
+		row->has_copy = p->copy_tier != SEG_NO_COPY;
+		row->copy_tier = row->has_copy ? p->copy_tier : 0;
+		row->copy_gen = row->has_copy ? p->copy_gen : 0;
 		row->bytes = p->bytes;
 		row->file_bytes = p->file_bytes;
-		row->live_bytes = p->live_bytes;
-		row->live_chunks = p->live_chunks;
+		row->live_bytes = p->placed ? row->live_bytes : p->live_bytes;
+		row->live_chunks = p->placed ? row->live_chunks : p->live_chunks;
 	}
 }
 
@@ -275,12 +282,35 @@ static void seg_apply(struct segments *ss, struct seg *s, const struct segment_r
 	s->flags &= (uint16_t) ~(SEG_NEW | SEG_OPEN);
 	s->flags |= row->state == SEGMENT_OPEN ? SEG_OPEN : 0;
 	s->gen = row->gen;
+	s->tier = (uint8_t)row->tier;
+	s->copy_tier = row->has_copy ? (uint8_t)row->copy_tier : SEG_NO_COPY;
+	s->copy_gen = row->copy_gen;
 	s->bytes = row->bytes;
 	s->file_bytes = row->file_bytes;
 	s->slots = (uint16_t)row->slots;
 	s->live_chunks = (uint16_t)MIN(row->live_chunks, row->slots);
 	s->live_bytes = row->live_bytes;
 	seg_totals(ss, s, 1);
+}
+
+/* The files that the row named before and does not name now go, each once nobody reads it. */
+static void pend_committed(struct segments *ss, struct seg *s)
+{
+	struct handle *h = s->handle;
+	const struct seg old = *s;
+	struct segment_row row;
+
+	seg_row_next(s, &row);
+	seg_apply(ss, s, &row);
+	if (s->gen != old.gen) {
+		handle_kill(ss, h, s->copy_tier == SEG_NO_COPY || s->copy_gen != old.gen);
+	} else {
+		free(STEAL(h->pend));
+		handle_settle(ss, h);
+	}
+	if (old.copy_tier != SEG_NO_COPY && old.copy_gen != s->gen &&
+	        (s->copy_tier == SEG_NO_COPY || s->copy_gen != old.copy_gen))
+		seg_file_remove(ss, &old, old.copy_tier, old.copy_gen);
 }
 
 static void seg_committed(struct segments *ss, struct seg *s)
@@ -293,6 +323,8 @@ static void seg_committed(struct segments *ss, struct seg *s)
 	if (s->flags & SEG_DROP_STAGED) {
 		seg_totals(ss, s, -1);
 		s->flags |= SEG_GONE;
+		if (s->copy_tier != SEG_NO_COPY)
+			seg_file_remove(ss, s, s->copy_tier, s->copy_gen);
 		h = handle_get(ss, s);
 		if (!h)
 			return; /* its file is left to segments_remove_orphans() */
@@ -301,9 +333,7 @@ static void seg_committed(struct segments *ss, struct seg *s)
 		return;
 	}
 	if (h && h->pend && h->pend->staged) {
-		seg_row_next(s, &row);
-		seg_apply(ss, s, &row);
-		handle_kill(ss, h, true);
+		pend_committed(ss, s);
 	} else if (h && h->w) {
 		seg_row_next(s, &row);
 		seg_apply(ss, s, &row);
@@ -328,9 +358,9 @@ static void limbo_clear(struct segments *ss)
 		const bool wipe = wipe_files_of(ss, s->domain);
 		pthread_mutex_unlock(&ss->lock);
 		if (wipe)
-			segment_file_wipe(ss, s->id, s->gen);
+			segment_file_wipe(ss, s->tier, s->id, s->gen);
 		else
-			unlink_quietly(ss, s->id, s->gen);
+			unlink_quietly(ss, s->tier, s->id, s->gen);
 		pthread_mutex_lock(&ss->lock);
 	}
 }

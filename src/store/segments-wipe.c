@@ -117,11 +117,11 @@ static int file_wipe(struct segments *ss, const char *name)
 	return 0;
 }
 
-void segment_file_wipe(struct segments *ss, uint64_t id, uint32_t gen)
+void segment_file_wipe(struct segments *ss, uint32_t tier, uint64_t id, uint32_t gen)
 {
 	char name[SEGMENT_NAME_LEN];
 
-	segment_name(id, gen, name);
+	segment_name(tier, id, gen, name);
 	if (!ss->read_only)
 		(void)!file_wipe(ss, name);
 }

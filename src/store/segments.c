@@ -89,7 +89,7 @@ struct seg *seg_add(struct segments *ss, uint64_t id)
 	if (segs_push(&ss->rows, s) < 0)
 		return NULL;
 	ss->seg_free = (struct seg *)s->handle;
-	*s = (struct seg){.id = id};
+	*s = (struct seg){.id = id, .copy_tier = SEG_NO_COPY};
 	return s;
 }
 
@@ -115,6 +115,9 @@ void seg_row(const struct seg *s, struct segment_row *ret_row)
 	        .id = s->id,
 	        .gen = s->gen,
 	        .tier = s->tier,
+	        .has_copy = s->copy_tier != SEG_NO_COPY,
+	        .copy_tier = s->copy_tier != SEG_NO_COPY ? s->copy_tier : 0,
+	        .copy_gen = s->copy_gen,
 	        .domain = s->domain,
 	        .state = s->flags & SEG_OPEN ? SEGMENT_OPEN : SEGMENT_SEALED,
 	        .bytes = s->bytes,
@@ -124,6 +127,11 @@ void seg_row(const struct seg *s, struct segment_row *ret_row)
 	        .file_bytes = s->file_bytes,
 	        .created_txg = s->created_txg,
 	};
+}
+
+uint32_t seg_next_gen(const struct seg *s)
+{
+	return s->copy_tier == SEG_NO_COPY ? s->gen + 1 : MAX(s->gen, s->copy_gen) + 1;
 }
 
 void seg_totals(struct segments *ss, const struct seg *s, int sign)
@@ -186,6 +194,7 @@ struct handle *handle_get(struct segments *ss, struct seg *s)
 		h->seg = s;
 		h->id = s->id;
 		h->domain = s->domain;
+		h->tier = s->tier;
 		h->gen = s->gen;
 		h->bytes = s->bytes;
 		h->slots = s->slots;
@@ -199,14 +208,28 @@ struct handle *handle_get(struct segments *ss, struct seg *s)
 	return h;
 }
 
-void unlink_quietly(struct segments *ss, uint64_t id, uint32_t gen)
+void unlink_quietly(struct segments *ss, uint32_t tier, uint64_t id, uint32_t gen)
 {
 	char name[SEGMENT_NAME_LEN];
 
-	segment_name(id, gen, name);
+	segment_name(tier, id, gen, name);
 	const int r = ss->read_only ? 0 : io_unlink(ss->io, name);
-	if (r < 0 && r != -ENOENT)
+	/* Of a tier that is away it is an orphan, for when that comes back. */
+	if (r < 0 && r != -ENOENT && r != -ENXIO)
 		log_warn("cannot remove segment file '%s': %s", name, strerror(-r));
+}
+
+void seg_file_remove(struct segments *ss, const struct seg *s, uint32_t tier, uint32_t gen)
+{
+	const uint64_t id = s->id;
+	const bool wipe = wipe_files_of(ss, s->domain);
+
+	pthread_mutex_unlock(&ss->lock);
+	if (wipe)
+		segment_file_wipe(ss, tier, id, gen);
+	else
+		unlink_quietly(ss, tier, id, gen);
+	pthread_mutex_lock(&ss->lock);
 }
 
 /* The file of a dead handle is gone. */
@@ -229,9 +252,9 @@ static void handle_bury(struct segments *ss, struct handle *h)
 	pthread_mutex_unlock(&ss->lock);
 	io_close(h->file);
 	if (wipe)
-		segment_file_wipe(ss, h->id, h->gen);
+		segment_file_wipe(ss, h->tier, h->id, h->gen);
 	else if (unlink)
-		unlink_quietly(ss, h->id, h->gen);
+		unlink_quietly(ss, h->tier, h->id, h->gen);
 	pthread_mutex_lock(&ss->lock);
 	if (unlink)
 		dying_remove(ss, h);
@@ -309,7 +332,10 @@ void handle_kill(struct segments *ss, struct handle *h, bool unlink)
 
 static bool row_is_valid(const struct segment_row *r)
 {
-	if (r->id == 0 || r->id > SEGMENT_ID_MAX || r->tier > UINT16_MAX)
+	if (r->id == 0 || r->id > SEGMENT_ID_MAX || r->tier >= IO_MUX_MEDIA)
+		return false;
+	if (r->has_copy && (r->copy_tier >= IO_MUX_MEDIA || r->state != SEGMENT_SEALED ||
+	                           r->copy_gen == r->gen))
 		return false;
 	if (r->state != SEGMENT_OPEN && r->state != SEGMENT_SEALED)
 		return false;
@@ -337,7 +363,9 @@ static int row_load(void *arg, const struct segment_row *row)
 	if (!s)
 		return errmsg_set(ctx->em, -ENOMEM, "out of memory");
 	s->gen = row->gen;
-	s->tier = (uint16_t)row->tier;
+	s->tier = (uint8_t)row->tier;
+	s->copy_tier = row->has_copy ? (uint8_t)row->copy_tier : SEG_NO_COPY;
+	s->copy_gen = row->has_copy ? row->copy_gen : 0;
 	s->domain = row->domain;
 	s->flags = row->state == SEGMENT_OPEN ? SEG_OPEN : 0;
 	s->bytes = row->bytes;
@@ -380,7 +408,7 @@ static int open_segment_resume(struct segments *ss, struct seg *s, struct segmen
 	char name[SEGMENT_NAME_LEN];
 	struct writer *w = NULL;
 
-	segment_name(s->id, s->gen, name);
+	segment_name(s->tier, s->id, s->gen, name);
 	int r = segment_scan(ss->io, name, s->id, ss->store, s->bytes, NULL, NULL, c);
 	if (r < 0) {
 		log_error("cannot read open segment file '%s': %s", name, strerror(-r));
@@ -420,7 +448,7 @@ static int open_segments_resume(struct segments *ss)
 
 static int dir_note(void *arg, const char *name, bool is_dir)
 {
-	struct segments *ss = arg;
+	struct seg_dirs *d = arg;
 	unsigned hh = 0;
 	char again[4];
 
@@ -428,13 +456,13 @@ static int dir_note(void *arg, const char *name, bool is_dir)
 		return 0;
 	snprintf(again, sizeof(again), "%02x", hh);
 	if (strcmp(again, name) == 0)
-		ss->dir_known[hh] = true;
+		d->known[hh] = true;
 	return 0;
 }
 
 static int dirs_load(struct segments *ss)
 {
-	int r = io_list(ss->io, "segments", dir_note, ss);
+	int r = io_list(ss->io, "segments", dir_note, &ss->dirs[0]);
 
 	if (r != -ENOENT)
 		return r;
@@ -463,7 +491,7 @@ int segments_open(const struct segments_config *cfg, struct segments **ret_segs,
 	ss->read_only = cfg->read_only;
 	ss->table_bytes_max = cfg->table_bytes;
 	/* A process killed before us may have made directories and not synced their names. */
-	ss->top_dirty = !cfg->read_only;
+	ss->dirs[0].top_dirty = !cfg->read_only;
 	pthread_mutex_init(&ss->lock, NULL);
 	pthread_cond_init(&ss->changed, NULL);
 	list_init(&ss->writers);
@@ -592,10 +620,35 @@ void segments_stats_get(struct segments *ss, struct segments_stats *ret_stats)
 	pthread_mutex_lock(&ss->lock);
 	*ret_stats = ss->totals;
 	ret_stats->table_bytes = ss->table_bytes;
+	ret_stats->copies_read = ss->copies_read;
 	ret_stats->rows_bytes = ss->rows.cap * sizeof(struct seg *);
 	for (const struct seg_block *b = ss->seg_blocks; b; b = b->next)
 		ret_stats->rows_bytes += sizeof(*b);
 	pthread_mutex_unlock(&ss->lock);
+}
+
+void segments_tier_stats_get(
+        struct segments *ss, uint32_t tier, struct segments_tier_stats *ret_stats)
+{
+	struct segments_tier_stats st = {0};
+
+	pthread_mutex_lock(&ss->lock);
+	for (size_t i = 0; i < ss->rows.n; i++) {
+		const struct seg *s = ss->rows.v[i];
+		if (s->flags & (SEG_NEW | SEG_GONE))
+			continue;
+		if (s->tier == tier) {
+			st.segments++;
+			st.file_bytes += s->file_bytes;
+			st.live_bytes += s->live_bytes;
+		}
+		if (s->copy_tier == tier) {
+			st.copies++;
+			st.copy_bytes += s->file_bytes;
+		}
+	}
+	pthread_mutex_unlock(&ss->lock);
+	*ret_stats = st;
 }
 
 int segments_set_live(
@@ -649,7 +702,7 @@ static int orphan_note(void *arg, const char *name, bool is_dir)
 	return 0;
 }
 
-static bool orphan_is_wanted(struct segments *ss, const struct orphan *o)
+static bool orphan_is_wanted(struct segments *ss, uint32_t tier, const struct orphan *o)
 {
 	const struct seg *s = seg_find(ss, o->id);
 
@@ -659,8 +712,10 @@ static bool orphan_is_wanted(struct segments *ss, const struct orphan *o)
 			return true;
 	if (!s)
 		return false;
-	return o->gen == s->gen ||
-	       (o->gen == s->gen + 1 && s->handle && (s->handle->rewriting || s->handle->pend));
+	if ((o->gen == s->gen && tier == s->tier) ||
+	        (o->gen == s->copy_gen && tier == s->copy_tier))
+		return true;
+	return o->gen == seg_next_gen(s) && s->handle && (s->handle->rewriting || s->handle->pend);
 }
 
 /*
@@ -668,16 +723,16 @@ static bool orphan_is_wanted(struct segments *ss, const struct orphan *o)
  * very name can only come up for an id or a generation that was entered in the rows, under the
  * lock, before.
  */
-static int orphan_remove(struct segments *ss, const struct orphan *o, unsigned *n)
+static int orphan_remove(struct segments *ss, uint32_t tier, const struct orphan *o, unsigned *n)
 {
 	char name[SEGMENT_NAME_LEN], gone[SEGMENT_NAME_LEN];
 	bool wipe = o->gone, mine = o->gone;
 	int r = 0;
 
-	segment_name(o->id, o->gen, name);
-	segment_name_gone(o->id, o->gen, gone);
+	segment_name(tier, o->id, o->gen, name);
+	segment_name_gone(tier, o->id, o->gen, gone);
 	pthread_mutex_lock(&ss->lock);
-	if (!o->gone && !orphan_is_wanted(ss, o)) {
+	if (!o->gone && !orphan_is_wanted(ss, tier, o)) {
 		wipe = wipe_orphans(ss);
 		r = wipe ? io_rename(ss->io, name, gone) : io_unlink(ss->io, name);
 		mine = r == 0;
@@ -689,7 +744,7 @@ static int orphan_remove(struct segments *ss, const struct orphan *o, unsigned *
 	return r == -ENOENT ? 0 : r;
 }
 
-int segments_remove_orphans(struct segments *ss, unsigned *ret_n)
+int segments_remove_orphans(struct segments *ss, uint32_t tier, unsigned *ret_n)
 {
 	struct orphan_list l = {0};
 	unsigned n = 0;
@@ -697,13 +752,13 @@ int segments_remove_orphans(struct segments *ss, unsigned *ret_n)
 
 	for (unsigned hh = 0; r == 0 && hh < 256; hh++) {
 		char dir[SEGMENT_NAME_LEN];
-		snprintf(dir, sizeof(dir), "segments/%02x", hh);
+		segment_dir_name(tier, hh, dir);
 		l.n = 0;
 		r = io_list(ss->io, dir, orphan_note, &l);
 		r = r == -ENOENT ? 0 : r;
 		for (size_t i = 0; r == 0 && i < l.n; i++)
 			if ((l.v[i].id & 0xff) == hh)
-				r = orphan_remove(ss, &l.v[i], &n);
+				r = orphan_remove(ss, tier, &l.v[i], &n);
 	}
 	free(l.v);
 	if (r < 0)

@@ -62,8 +62,11 @@ struct segments_config {
 int segments_open(const struct segments_config *cfg, struct segments **ret_segs,
         struct errmsg *em) MUST_CHECK;
 void segments_close(struct segments *ss);
-/* Removes files that no row names (left by a crash).  Slow; in the background.  *ret_n removed. */
-int segments_remove_orphans(struct segments *ss, unsigned *ret_n) MUST_CHECK;
+/*
+ * Removes files of a tier that no row names (left by a crash).  Slow; in the background.  *ret_n
+ * removed.  -ENXIO: the tier is not there.
+ */
+int segments_remove_orphans(struct segments *ss, uint32_t tier, unsigned *ret_n) MUST_CHECK;
 
 /* --- appending: commit workers, between two commits --- */
 struct frame_spec {
@@ -179,6 +182,26 @@ int segments_drop(struct segments *ss, uint64_t segment) MUST_CHECK;
 /* Records the outcome of a mark: row's live_chunks and live_bytes.  Not -EBUSY. */
 int segments_set_live(struct segments *ss, uint64_t segment, uint32_t live_chunks,
         uint32_t live_bytes) MUST_CHECK;
+/*
+ * --- placement: the mover, one thread; errors as above ---
+ * A sealed segment has one file that counts, and may have a *copy*: a second file, on another tier, of the
+ * same frames at the same places.  Each of these becomes official with the next commit; files that
+ * are written are synced and read again before that.  A rewrite leaves one file, where the first was.
+ */
+enum segment_place {
+	SEGMENT_MOVE,      /* to the tier; of files that were there, none stays elsewhere */
+	SEGMENT_MOVE_KEEP, /* the same, and the file that counted until now becomes the copy */
+	SEGMENT_COPY,      /* a copy on the tier, in place of the one there was */
+	SEGMENT_UNCOPY,    /* the copy goes; tier is not looked at */
+};
+/*
+ * Where the copy is on the tier already, moving takes no writing (*ret_written_bytes 0).  0 also when there
+ * is nothing to do.  -EUCLEAN: frames of it are damaged, and no copy has them whole: it stays where it is, unless
+ * `damaged`: then they are taken along as they are.
+ */
+int segments_place(struct segments *ss, uint64_t segment, uint32_t tier, enum segment_place how,
+        bool damaged, uint64_t *ret_written_bytes) MUST_CHECK;
+
 /* Seals the open segments in the next sync, so that the collector may rewrite them. */
 void segments_seal_all(struct segments *ss);
 
@@ -206,5 +229,13 @@ void segments_forget(struct segments *ss);
 struct segments_stats {
 	uint64_t segments, open, file_bytes, slots, live_chunks, live_bytes;
 	uint64_t table_bytes, rows_bytes;
+	uint64_t copies_read; /* reads answered by a copy: the first file was damaged, or away */
 };
+/* What lies on one tier. */
+struct segments_tier_stats {
+	uint64_t segments, file_bytes, live_bytes; /* of files that count */
+	uint64_t copies, copy_bytes;
+};
+void segments_tier_stats_get(
+        struct segments *ss, uint32_t tier, struct segments_tier_stats *ret_stats);
 void segments_stats_get(struct segments *ss, struct segments_stats *ret_stats);

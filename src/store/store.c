@@ -82,7 +82,8 @@ static void *index_main(void *arg)
 	dedupe_warm(s->dedupe, &s->stopping);
 	if (s->cfg.hooks.leaving)
 		s->cfg.hooks.leaving(s->cfg.hooks.arg, s);
-	if (!s->stopping && segments_remove_orphans(s->segments, &n_orphans) == 0 && n_orphans > 0)
+	if (!s->stopping && segments_remove_orphans(s->segments, 0, &n_orphans) == 0 &&
+	        n_orphans > 0)
 		log_note("removed %u segment files that no commit had made official", n_orphans);
 	return NULL;
 }

@@ -518,7 +518,7 @@ static inline void env_path(struct env *e, uint64_t id, uint32_t gen, char path[
 {
 	char name[SEGMENT_NAME_LEN];
 
-	segment_name(id, gen, name);
+	segment_name(0, id, gen, name);
 	snprintf(path, 128, "%s/%s", e->dir, name);
 }
 

@@ -304,7 +304,7 @@ static void repair_keeps_a_file_that_sealed_leaves_may_refer_to(void **state)
 
 	assert_int_equal(m->ops->segment_del(m, row.id), 0);
 	port_commit(m, io);
-	segment_name(row.id, row.gen, name);
+	segment_name(0, row.id, row.gen, name);
 	snprintf(path, sizeof(path), "%s/%s", dir, name);
 	check_now(&c, false, true, false);
 	check_release(&c);
@@ -323,7 +323,7 @@ static void damage_in_a_sealed_segment_may_be_of_something_in_use(void **state)
 	struct check c;
 	uint8_t b = 0;
 
-	segment_name(row.id, row.gen, name);
+	segment_name(0, row.id, row.gen, name);
 	snprintf(path, sizeof(path), "%s/%s", dir, name);
 	const int fd = open(path, O_RDWR);
 	assert_true(fd >= 0);

@@ -186,7 +186,7 @@ static void segment_path(const struct segment_row *row, char path[128])
 {
 	char name[SEGMENT_NAME_LEN];
 
-	segment_name(row->id, row->gen, name);
+	segment_name(0, row->id, row->gen, name);
 	snprintf(path, 128, "%s/%s", dir, name);
 }
 

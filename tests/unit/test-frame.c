@@ -114,12 +114,12 @@ static void names_are_parsed_in_their_one_spelling(void **state)
 	uint64_t id = 0;
 	uint32_t gen = 0;
 
-	segment_name(0x1234ab, 0x1f, name);
+	segment_name(0, 0x1234ab, 0x1f, name);
 	assert_string_equal(name, "segments/ab/00001234ab.1f");
 	assert_int_equal(segment_name_parse(name + 12, &id, &gen), 0);
 	assert_int_equal(id, 0x1234ab);
 	assert_int_equal(gen, 0x1f);
-	segment_name(SEGMENT_ID_MAX, UINT32_MAX, name);
+	segment_name(0, SEGMENT_ID_MAX, UINT32_MAX, name);
 	assert_int_equal(segment_name_parse(name + 12, &id, &gen), 0);
 	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++)
 		assert_int_equal(segment_name_parse(bad[i], &id, &gen), -EINVAL);

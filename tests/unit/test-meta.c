@@ -36,7 +36,7 @@ static void test_create_then_open_gives_what_was_asked_for(void **state)
 	assert_int_equal(info.index_bytes, 1 << 20);
 	assert_int_equal(info.log_bytes, 2 << 20);
 	assert_int_equal(info.created_wall_ns, 1234567890123456789ull);
-	assert_int_equal(info.schema_version, 3);
+	assert_int_equal(info.schema_version, 4);
 	assert_int_equal(m->ops->state_get(m, &s), 0);
 	assert_int_equal(s.txg, 0);
 	assert_int_equal(s.next_segment, 1);

@@ -36,7 +36,7 @@ static struct segment_contents *scan(struct env *e, uint32_t gen, uint32_t end)
 	char name[SEGMENT_NAME_LEN];
 	const uint8_t uuid[16] = "0123456789abcde";
 
-	segment_name(1, gen, name);
+	segment_name(0, 1, gen, name);
 	assert_int_equal(
 	        segment_scan(&e->io.base, name, 1, frame_store(uuid), end, NULL, NULL, &c), 0);
 	return &c;
@@ -472,7 +472,7 @@ static void a_scan_finds_what_the_footer_says(void **state)
 	assert_memory_equal(c->table, by_footer.table, sizeof(c->table));
 	assert_memory_equal(c->hashes, by_footer.hashes, sizeof(c->hashes));
 	char name[SEGMENT_NAME_LEN];
-	segment_name(1, 1, name);
+	segment_name(0, 1, 1, name);
 	flip(e, 1, 1, c->table[8].frame_pos * FRAME_ALIGN + 64 + 16 * 6 + 9, 1);
 	assert_int_equal(
 	        segment_scan(&e->io.base, name, 1, frame_store((const uint8_t *)"0123456789abcde"),

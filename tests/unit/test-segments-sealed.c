@@ -437,7 +437,7 @@ static void wiping_overwrites_files_before_they_go(void **state)
 	assert_int_equal(collect(e, 2, &none), 0);
 	assert_int_equal(env_commit(e), 0);
 	unsigned n = 0;
-	assert_int_equal(segments_remove_orphans(e->ss, &n), 0);
+	assert_int_equal(segments_remove_orphans(e->ss, 0, &n), 0);
 	assert_int_equal(n, 1);
 	assert_int_equal(segments_wipe_end(e->ss), 0);
 	assert_true(all_zero(kept_1));
@@ -478,7 +478,7 @@ static void files_of_a_domain_that_images_leave_are_overwritten_when_they_go(voi
 	snprintf(cmd, sizeof(cmd), "ln '%s' '%s/segments/01/0000000001.0' && cp '%s' '%s'", kept[0],
 	        e->dir, kept[0], gone);
 	assert_int_equal(system(cmd), 0);
-	assert_int_equal(segments_remove_orphans(e->ss, &n), 0);
+	assert_int_equal(segments_remove_orphans(e->ss, 0, &n), 0);
 	assert_true(n >= 1);
 	assert_true(all_zero(kept[0]));
 	assert_int_equal(access(gone, F_OK), -1);
@@ -500,7 +500,7 @@ static void a_file_that_cannot_be_overwritten_stays_until_it_can(void **state)
 	assert_int_equal(segments_wipe_end(e->ss), -EIO);
 	assert_true(env_file_exists(e, 1, 0));
 	segments_wipe_begin(e->ss, 0);
-	assert_int_equal(segments_remove_orphans(e->ss, &n), 0);
+	assert_int_equal(segments_remove_orphans(e->ss, 0, &n), 0);
 	assert_int_equal(n, 1);
 	assert_int_equal(segments_wipe_end(e->ss), 0);
 	assert_false(env_file_exists(e, 1, 0));

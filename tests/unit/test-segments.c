@@ -207,7 +207,7 @@ static void files_of_a_failed_commit_stay_until_another_one_succeeds(void **stat
 	*failed = *e->meta;
 	segments_txg_abort(e->ss);
 	assert_false(segments_exists(e->ss, 1));
-	assert_int_equal(segments_remove_orphans(e->ss, &n), 0);
+	assert_int_equal(segments_remove_orphans(e->ss, 0, &n), 0);
 	assert_true(env_file_exists(e, 1, 0));
 	assert_true(env_file_exists(e, 2, 0));
 	memcpy(e->meta->rows, failed->work, sizeof(failed->work)); /* the crash */
@@ -530,7 +530,7 @@ static void orphans_go_and_named_files_stay(void **state)
 	file_touch(e, 0x101, 0);
 	snprintf(path, sizeof(path), "%s/segments/01/notes.txt", e->dir);
 	fclose(fopen(path, "w"));
-	assert_int_equal(segments_remove_orphans(e->ss, &n), 0);
+	assert_int_equal(segments_remove_orphans(e->ss, 0, &n), 0);
 	assert_int_equal(n, 2);
 	assert_int_equal(access(path, F_OK), 0);
 	assert_false(env_file_exists(e, 2, 7));
@@ -538,7 +538,7 @@ static void orphans_go_and_named_files_stay(void **state)
 	assert_true(env_file_exists(e, 1, 1)); /* pending */
 	env_verify(e);
 	assert_int_equal(env_commit(e), 0);
-	assert_int_equal(segments_remove_orphans(e->ss, &n), 0);
+	assert_int_equal(segments_remove_orphans(e->ss, 0, &n), 0);
 	assert_int_equal(n, 0);
 }
 
@@ -553,7 +553,7 @@ static void a_read_only_datastore_is_read_and_not_written(void **state)
 	const unsigned before = e->io.count;
 	env_remount(e);
 	env_verify(e);
-	assert_int_equal(segments_remove_orphans(e->ss, &n), -EROFS);
+	assert_int_equal(segments_remove_orphans(e->ss, 0, &n), -EROFS);
 	assert_int_equal(segments_drop(e->ss, 1), -EROFS);
 	assert_int_equal(e->io.count, before);
 }
