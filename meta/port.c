@@ -192,51 +192,36 @@ static bool take_id(sqlite3_stmt *st, void *ret_row)
 	return true;
 }
 
-static int read_image(struct db *d, uint64_t image, struct image_row *ret_row)
+/* The row with this key, which take() makes of it.  -ENOENT; -EIO: it cannot be one. */
+static int read_row(struct meta *meta, enum db_stmt id, uint64_t key,
+        bool (*take)(sqlite3_stmt *st, void *ret_row), void *ret_row)
 {
+	struct metadb *m = metadb_of(meta);
 	sqlite3_stmt *st = NULL;
-	struct image_row row;
-	int r = db_stmt(d, STMT_IMAGE_GET, &st);
+	struct db *d = NULL;
+	int r = metadb_reader(m, &d);
 
-	if (r < 0)
-		return r;
-	sqlite3_bind_int64(st, 1, (sqlite3_int64)image);
-	r = db_next(d, st);
-	if (r <= 0)
-		return r < 0 ? r : -ENOENT;
-	r = take_image(st, &row) ? 0 : -EIO;
-	db_done(st);
 	if (r == 0)
-		*ret_row = row;
+		r = db_stmt(d, id, &st);
+	if (r == 0) {
+		sqlite3_bind_int64(st, 1, (sqlite3_int64)key);
+		r = db_next(d, st);
+		if (r == 0)
+			r = -ENOENT;
+	}
+	if (r > 0) {
+		r = take(st, ret_row) ? 0 : -EIO;
+		db_done(st);
+	}
+	metadb_reader_done(m, d);
 	return r;
 }
 
 static int port_image_get(struct meta *meta, uint64_t image, struct image_row *ret_row)
 {
-	struct metadb *m = metadb_of(meta);
-	struct db *d = NULL;
-	int r = metadb_reader(m, &d);
+	struct image_row row;
+	const int r = read_row(meta, STMT_IMAGE_GET, image, take_image, &row);
 
-	if (r == 0)
-		r = read_image(d, image, ret_row);
-	metadb_reader_done(m, d);
-	return r;
-}
-
-static int read_snapshot(struct db *d, uint64_t id, struct snapshot_row *ret_row)
-{
-	sqlite3_stmt *st = NULL;
-	struct snapshot_row row;
-	int r = db_stmt(d, STMT_SNAPSHOT_GET, &st);
-
-	if (r < 0)
-		return r;
-	sqlite3_bind_int64(st, 1, (sqlite3_int64)id);
-	r = db_next(d, st);
-	if (r <= 0)
-		return r < 0 ? r : -ENOENT;
-	r = take_snapshot(st, &row) ? 0 : -EIO;
-	db_done(st);
 	if (r == 0)
 		*ret_row = row;
 	return r;
@@ -244,13 +229,11 @@ static int read_snapshot(struct db *d, uint64_t id, struct snapshot_row *ret_row
 
 static int port_snapshot_get(struct meta *meta, uint64_t id, struct snapshot_row *ret_row)
 {
-	struct metadb *m = metadb_of(meta);
-	struct db *d = NULL;
-	int r = metadb_reader(m, &d);
+	struct snapshot_row row;
+	const int r = read_row(meta, STMT_SNAPSHOT_GET, id, take_snapshot, &row);
 
 	if (r == 0)
-		r = read_snapshot(d, id, ret_row);
-	metadb_reader_done(m, d);
+		*ret_row = row;
 	return r;
 }
 
